@@ -82,6 +82,8 @@ type Error struct {
 	Message    string        // the server's own words, cut to 1 KiB; for people, never for decisions
 	RetryAfter time.Duration // 0 = the server did not say
 	InOp       bool          // the failure of an operation, not of the request that began it
+
+	alien bool // said by something that is neither LXD nor Incus, such as a proxy: its status decides nothing
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s (%d)", e.Op, e.Message, e.Status) }

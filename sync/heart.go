@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"isosyncd/iso"
 )
 
 // Config is what a Syncer needs. Durations are positive; there are no defaults here, package config has them.
@@ -20,8 +22,12 @@ type Config struct {
 	Policy          Policy
 	StatusFiles     StatusFiles
 	Log             *slog.Logger
+	NoLeases        bool                  // the folder's file system has none that work, as NFS: stillness counts
+	Human           func(iso.Info) string // what a description says before the mark; nil = iso.Describe
 	// Step, if not nil, is called at each named step of a change, before the next one: tests die there.
 	Step func(name string)
+
+	noWatch bool // tests in a synctest bubble scan by the clock alone
 }
 
 // Wait says how long Submit waits.
@@ -42,8 +48,12 @@ type heart interface {
 	Close() error
 	// Snapshot never blocks and is never nil.
 	Snapshot() *Snapshot
-	// Rescan looks at folder and pool again soon.
+	// Ready is closed after the first scan and the first answer of the server; Alive feeds a watchdog.
+	Ready() <-chan struct{}
+	Alive() time.Time
+	// Rescan looks at the folder again soon, Refresh at the pool.
 	Rescan()
+	Refresh()
 	// Retry forgets the failures of a file or volume, also a volume's removal on the server, and tries again.
 	Retry(ctx context.Context, name string) error
 	// Adopt makes a foreign ISO volume ours, if a file of the folder maps to its name and has its size.

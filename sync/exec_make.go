@@ -1,0 +1,297 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"isosyncd/lxd"
+)
+
+// This file makes volumes. The order of its steps is the heart's promise: intent, bytes, operation, its end seen, mark.
+// A volume without a mark is never taken for good, and nothing is marked whose operation we did not see succeed.
+
+// importFile sends the job's file as volume name, which is the volume itself or its stage.
+func (w *worker) importFile(ctx context.Context, name string) error {
+	f := w.job.file
+	in := Intent{Kind: IntentImport, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, At: w.now()}
+	var operation, digest string
+	err := w.withSource(ctx, func(ctx context.Context, p *pinned) error {
+		var err error
+		operation, digest, err = w.upload(ctx, name, in, p.File, func(ctx context.Context) (string, error) {
+			d, err := w.digest(ctx, p, nil)
+			switch {
+			case err != nil:
+				return "", err
+			case w.job.action.Digest != "" && d.SHA256 != w.job.action.Digest:
+				return "", changed(f.Name)
+			case d.Bad != "":
+				return "", errStale // the plan holds it, now that the journal has the digest
+			}
+			return d.SHA256, nil
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return w.commit(ctx, name, operation, digest, in.Size)
+}
+
+// upload sends in.Size bytes of src as volume name. Beside it, hash reads the same bytes by itself and vouches for
+// them; whichever fails ends the other. It returns the operation that makes the volume, journalled.
+func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.File,
+	hash func(ctx context.Context) (digest string, err error),
+) (operation, digest string, err error) {
+	if err := w.free(ctx, name); err != nil {
+		return "", "", err
+	}
+	if err := w.intend(name, in); err != nil {
+		return "", "", err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hashed := make(chan error, 1)
+	go func() {
+		var err error
+		if digest, err = hash(ctx); err != nil {
+			cancel(err)
+		}
+		hashed <- err
+	}()
+	w.job.enter(StateUploading, in.Size, w.now())
+	start := w.now()
+	operation, err = w.remote.Import(ctx, name, src, in.Size, w.job.done.Store)
+	if err != nil {
+		cancel(err)
+		<-hashed
+		return "", "", errors.Join(cause(ctx, err), w.refused(name, err))
+	}
+	w.totals.sent(in.Size, w.now().Sub(start))
+	w.job.enter(StateStoring, 0, w.now())
+	if err := w.journal.update(name, setOperation(operation, "")); err != nil {
+		return "", "", err
+	}
+	w.step("sent")
+	if err := <-hashed; err != nil {
+		return "", "", err // the operation stays in the journal, without a digest: awaited, then discarded
+	}
+	return operation, digest, w.journal.update(name, setOperation(operation, digest))
+}
+
+func setOperation(operation, digest string) func(*Record) {
+	return func(r *Record) {
+		if r.Intent == nil {
+			return
+		}
+		in := *r.Intent
+		in.Operation = operation
+		if in.Kind != IntentReplace { // its digest is what the spool is asked for
+			in.Digest = digest
+		}
+		r.Intent = &in
+	}
+}
+
+// refused forgets an intent that the server answered with a no: nothing was made. Any other error leaves it open whether
+// the last byte arrived, so the intent stays, and the next plan looks.
+func (w *worker) refused(name string, err error) error {
+	var no *lxd.Error
+	if !errors.As(err, &no) {
+		return nil
+	}
+	return w.journal.update(name, func(r *Record) {
+		if r.Intent != nil && r.Intent.Kind != IntentReplace {
+			r.Intent = nil
+		}
+	})
+}
+
+// free makes sure that a name is free before we begin to make a volume of it: no volume, and no operation of an earlier
+// life that will make one.
+func (w *worker) free(ctx context.Context, name string) error {
+	if w.journal.record(name).Intent != nil {
+		op, err := w.remote.Running(ctx, name)
+		if err != nil {
+			return err
+		}
+		if op != "" {
+			if err := w.remote.Wait(ctx, op); errors.Is(err, lxd.ErrAway) {
+				return err
+			}
+		}
+	}
+	_, there, err := w.look(ctx, name)
+	if err == nil && there {
+		return errStale
+	}
+	return err
+}
+
+// intend journals what we are about to make: from here on a volume of that name without our mark may be a torn one of
+// ours.
+func (w *worker) intend(name string, in Intent) error {
+	err := w.journal.update(name, func(r *Record) { r.File, r.Intent = in.File, &in })
+	w.step("intent")
+	return err
+}
+
+// commit waits for the operation and marks the volume.
+func (w *worker) commit(ctx context.Context, name, operation, digest string, size int64) error {
+	if err := w.finish(ctx, name, operation, digest, size); err != nil {
+		return err
+	}
+	return w.mark(ctx, name)
+}
+
+// await learns how an operation of ours ended that an earlier attempt, or an earlier life, did not see the end of.
+func (w *worker) await(ctx context.Context) error {
+	name := w.job.action.Volume
+	in := w.journal.record(name).Intent
+	if in == nil || in.Operation == "" {
+		return errStale
+	}
+	w.job.enter(StateStoring, 0, w.now())
+	return w.commit(ctx, name, in.Operation, in.Digest, in.Size)
+}
+
+// finish waits for the operation that makes a volume and journals what is known then: seen, void, or nothing. digest
+// may be empty: then nobody vouches for the bytes, and the next plan discards the volume.
+func (w *worker) finish(ctx context.Context, name, operation, digest string, size int64) error {
+	start := w.now()
+	err := w.remote.Wait(ctx, operation)
+	if errors.Is(err, lxd.ErrAway) || ctx.Err() != nil {
+		return err // the operation goes on without us, and is awaited again
+	}
+	v, there, lookErr := w.look(ctx, name)
+	if lookErr != nil {
+		return lookErr
+	}
+	whole := err == nil && there && v.ContentType == "iso" && v.Size >= size && v.Size <= roundedUp(size) && digest != ""
+	failed := err != nil && !errors.Is(err, lxd.ErrUnknown)
+	jerr := w.journal.update(name, func(r *Record) {
+		if r.Intent == nil {
+			return
+		}
+		in := *r.Intent
+		in.Operation = ""
+		switch {
+		case whole:
+			in.Seen, in.Digest, in.Incarnation = true, digest, v.Incarnation()
+		case in.Kind != IntentReplace && (!there || failed):
+			// Nothing was made; a volume that is there nevertheless is somebody's who was quicker. Never touched.
+			r.Intent = nil
+			return
+		}
+		r.Intent = &in
+	})
+	if jerr != nil {
+		return jerr
+	}
+	w.totals.stored(w.now().Sub(start))
+	w.step("seen")
+	if err == nil && !whole {
+		return errStale
+	}
+	return err
+}
+
+// mark is the commit: from here on the volume counts as good.
+func (w *worker) mark(ctx context.Context, name string) error {
+	in := w.journal.record(name).Intent
+	if in == nil || !in.Seen || in.Digest == "" {
+		return errStale
+	}
+	m := Mark{Owner: w.owner, SHA256: in.Digest, File: in.File}
+	if err := w.describe(ctx, name, in.Incarnation, m.Describe(in.Human)); err != nil {
+		return err
+	}
+	w.step("marked")
+	if in.Kind == IntentCopy {
+		w.totals.copies.Add(1)
+	} else {
+		w.totals.imports.Add(1)
+	}
+	err := w.present(name, Presence{Digest: in.Digest, Incarnation: in.Incarnation, Source: in.Source, At: w.now()}, in.File)
+	w.step("present")
+	return err
+}
+
+// describe sets a description, and looks that it stands on the very volume that it was meant for.
+func (w *worker) describe(ctx context.Context, name, incarnation, description string) error {
+	for _, set := range []bool{true, false} {
+		v, there, err := w.look(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !there || v.Incarnation() != incarnation {
+			return errStale
+		}
+		if set {
+			if err := w.remote.Describe(ctx, name, description); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// present journals a good volume. Whatever was to be done about the name is done.
+func (w *worker) present(name string, p Presence, file string) error {
+	return w.journal.update(name, func(r *Record) { *r = Record{Volume: name, File: file, Present: &p} })
+}
+
+// noCopyFor is how long a pool is not asked to copy again after it failed to: Debian's Incus 6.0.4 cannot on btrfs.
+const noCopyFor = time.Hour
+
+// copyVolume makes volume to from one of ours on the server, and marks it as what it is a copy of.
+func (w *worker) copyVolume(ctx context.Context, from, to string) error {
+	src, there, err := w.look(ctx, from)
+	if err != nil {
+		return err
+	}
+	m, ours := OurMark(src, w.owner)
+	if !there || !ours || m.SHA256 != w.job.action.Digest {
+		return errStale
+	}
+	if err := w.free(ctx, to); err != nil {
+		return err
+	}
+	human, _, _ := ParseMark(src.Description)
+	in := Intent{Kind: IntentCopy, File: m.File, Human: human, Size: src.Size, From: from, At: w.now()}
+	if f := w.job.file; f.Name != "" {
+		in.File = f.Name
+		if d, ok := w.journal.digest(f.ID); ok && d.SHA256 == m.SHA256 {
+			in.Source = f.ID
+		}
+	}
+	if err := w.intend(to, in); err != nil {
+		return err
+	}
+	w.job.enter(StateStoring, 0, w.now())
+	op, err := w.remote.Copy(ctx, from, to, pendingHuman)
+	if err != nil {
+		return errors.Join(w.copyFailed(err), w.refused(to, err))
+	}
+	if err := w.journal.update(to, setOperation(op, m.SHA256)); err != nil {
+		return err
+	}
+	w.step("sent")
+	return w.copyFailed(w.commit(ctx, to, op, m.SHA256, src.Size))
+}
+
+// copyFailed remembers that this pool does not copy, if it was the server that said so.
+func (w *worker) copyFailed(err error) error {
+	var no *lxd.Error
+	if !errors.As(err, &no) || errors.Is(err, lxd.ErrNotFound) || errors.Is(err, lxd.ErrDenied) {
+		return err
+	}
+	w.log.Warn("the server does not copy volumes of this pool; images are sent again instead",
+		"volume", w.job.action.Volume, "err", err)
+	if jerr := w.journal.setNoCopyUntil(w.now().Add(noCopyFor)); jerr != nil {
+		return fmt.Errorf("%w (%w)", err, jerr)
+	}
+	return errStale
+}
