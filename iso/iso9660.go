@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	sectorSize      = 2048             // of every optical disc, and of ECMA-119's logical sectors here
-	firstDescriptor = 16 * sectorSize  // behind the system area (ECMA-119 6.2.1)
-	maxDescriptors  = 64               // that a walk looks at; real images have 3 to 8
+	sectorSize      = 2048            // of every optical disc, and of ECMA-119's logical sectors here
+	firstDescriptor = 16 * sectorSize // behind the system area (ECMA-119 6.2.1)
+	maxDescriptors  = 64              // that a walk looks at; real images have 3 to 8
 )
 
 // volumes is what the descriptors from sector 16 on say: ISO 9660's, and behind or instead of them UDF's volume
@@ -19,7 +19,8 @@ const (
 type volumes struct {
 	magic   bool  // sector 16 is a descriptor of ISO 9660
 	primary bool  // there is a primary volume descriptor
-	cut     bool  // the file ends before the descriptors do
+	closed  bool  // a terminator was seen, ISO 9660's or UDF's
+	cut     bool  // the file ends before a terminator
 	nsr     bool  // NSR02 or NSR03 is there: UDF
 	end     int64 // space size x block size of the primary descriptor, bytes
 	root    int64 // byte offset of the root directory; 0 = not known
@@ -32,11 +33,10 @@ func readVolumes(s *source, info *Info) volumes {
 		v      volumes
 		b      [sectorSize]byte
 		joliet string
-		closed bool // the set terminator was seen; what follows is UDF's
 	)
 	for i := range int64(maxDescriptors) {
-		lba := firstDescriptor/sectorSize + i
-		n := s.sector(&b, lba)
+		off := firstDescriptor + i*sectorSize
+		n := s.sector(&b, off/sectorSize)
 		id := string(b[1:6])
 		if i == 0 {
 			v.magic = id == "CD001"
@@ -44,37 +44,22 @@ func readVolumes(s *source, info *Info) volumes {
 				return v
 			}
 		}
-		if n < sectorSize && (n > 0 || lba*sectorSize >= s.size) {
-			v.cut = !closed
+		if off+sectorSize > s.size && !v.closed {
+			v.cut = true
 		}
-		if n < 7 || b[1] == 0 {
+		if n < 7 || b[1] == 0 || id == "TEA01" {
+			v.closed = v.closed || id == "TEA01"
 			break
 		}
-		switch {
-		case id == "CD001" && !closed:
-			switch b[0] {
-			case 0:
-				if v.catalog == 0 && bytes.HasPrefix(b[7:], []byte("EL TORITO SPECIFICATION")) {
-					v.catalog = int64(binary.LittleEndian.Uint32(b[0x47:]))
-				}
-			case 1:
-				if !v.primary {
-					v.primaryDescriptor(&b, lba*sectorSize, info)
-				}
-			case 2:
-				if label, ok := jolietLabel(&b); ok {
-					info.Joliet, joliet = true, label
-				}
-			case 255:
-				closed = true
+		switch id {
+		case "CD001":
+			if label := v.descriptor(&b, off, info); label != "" {
+				joliet = label
 			}
-		case id == "NSR02" || id == "NSR03":
+		case "NSR02", "NSR03":
 			v.nsr = true
-		case id == "TEA01":
-			closed = true
-			i = maxDescriptors
 		}
-		if v.cut || i == maxDescriptors {
+		if v.cut {
 			break
 		}
 	}
@@ -82,6 +67,28 @@ func readVolumes(s *source, info *Info) volumes {
 		info.Label = joliet
 	}
 	return v
+}
+
+// descriptor reads one of ISO 9660's volume descriptors at byte offset off; it returns the label of a Joliet one.
+func (v *volumes) descriptor(b *[sectorSize]byte, off int64, info *Info) (joliet string) {
+	switch b[0] {
+	case 0:
+		if v.catalog == 0 && bytes.HasPrefix(b[7:], []byte("EL TORITO SPECIFICATION")) {
+			v.catalog = int64(binary.LittleEndian.Uint32(b[0x47:]))
+		}
+	case 1:
+		if !v.primary { // the second is a copy (ECMA-119 6.7.1.1)
+			v.primaryDescriptor(b, off, info)
+		}
+	case 2:
+		if label, ok := jolietLabel(b); ok {
+			info.Joliet = true
+			return label
+		}
+	case 255:
+		v.closed = true
+	}
+	return ""
 }
 
 // primaryDescriptor reads the fields of ECMA-119 8.4 from the descriptor at byte offset off.
@@ -143,9 +150,14 @@ func jolietLabel(b *[sectorSize]byte) (string, bool) {
 	return strings.TrimRight(label, " "), true
 }
 
-// rockRidge reports whether the root directory's first record carries the SUSP indicator (SUSP 5.3), which CD-ROM XA
-// discs put 14 bytes later.
-func rockRidge(root []byte) bool {
+// readRoot looks at the first sector of the root directory, which carries the SUSP indicator (SUSP 5.3) of Rock Ridge;
+// CD-ROM XA discs have it 14 bytes later. It reports whether that sector is there and holds nothing but zeros.
+func readRoot(s *source, root int64, info *Info) (unwritten bool) {
 	const susp = "SP\x07\x01\xbe\xef"
-	return bytes.HasPrefix(root[34:], []byte(susp)) || bytes.HasPrefix(root[48:], []byte(susp))
+	var b [sectorSize]byte
+	if root == 0 || s.read(b[:], root) < sectorSize {
+		return false
+	}
+	info.RockRidge = bytes.HasPrefix(b[34:], []byte(susp)) || bytes.HasPrefix(b[48:], []byte(susp))
+	return allZero(b[:])
 }

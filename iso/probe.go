@@ -2,6 +2,9 @@ package iso
 
 import "io"
 
+// headBuffer holds the start of an image: partition tables, and what magic there is of other kinds of file.
+type headBuffer [4096]byte
+
 // Probe looks at an image of size bytes and says what it is. It reads at most MaxRead bytes, needs memory independent
 // of the image, and never trusts a number of the image for more than comparing it.
 //
@@ -26,6 +29,9 @@ func Probe(r io.ReaderAt, size int64) (Info, error) {
 		disc = readUDF(src, &info)
 	}
 	isISO, isUDF := vol.primary, disc.blockSize == sectorSize
+	if disc.blockSize != 0 && !isUDF {
+		disc.end = 0
+	}
 	if src.err == nil && !isISO && !isUDF {
 		return info, src.neither(head[:n], vol, disc)
 	}
@@ -37,10 +43,10 @@ func Probe(r io.ReaderAt, size int64) (Info, error) {
 	if isUDF {
 		info.Formats = append(info.Formats, "udf")
 	}
+	zeroRoot := readRoot(src, vol.root, &info)
 	tab := readTables(src, head[:n])
 	tab.describe(&info)
 	info.DeclaredSize = max(vol.end, disc.end)
-	zeroRoot := isISO && src.rootUnwritten(vol)
 	if src.err != nil {
 		return info, src.err
 	}
@@ -76,6 +82,8 @@ func (s *source) neither(head []byte, vol volumes, disc udf) error {
 		return &TruncatedError{Actual: s.size, Reason: "it ends within its volume descriptors"}
 	case disc.blockSize != 0:
 		return &NotISOError{LooksLike: "a UDF file system of a hard disk or USB stick (blocks of other than 2048 bytes)", Remedy: remedyDisk}
+	case disc.end > s.size:
+		return &TruncatedError{Declared: disc.end, Actual: s.size, Reason: disc.claim}
 	case vol.nsr && s.size <= udfAnchor*sectorSize+sectorSize:
 		return &TruncatedError{Declared: (udfAnchor + 1) * sectorSize, Actual: s.size, Reason: "UDF anchor"}
 	case vol.nsr:

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type Client struct {
 	stall  time.Duration // an upload without a byte of progress is given up after this
 	answer time.Duration // and so is one that was sent whole, but is not answered
 	round  time.Duration // one request of a wait for an operation lasts this long at the server
+	// ping is how often an event stream is asked whether it lives, silence how long it may say nothing at all. Both
+	// servers ping every 10 s by themselves, and answer pings.
+	ping, silence time.Duration
 }
 
 const (
@@ -72,6 +76,7 @@ func open(t Target) (*Client, error) {
 		stall:  t.Stall,
 		answer: 10 * time.Minute,
 		round:  20 * time.Second,
+		ping:   20 * time.Second, silence: time.Minute,
 	}
 	if c.stall <= 0 {
 		c.stall = time.Minute
@@ -114,11 +119,11 @@ type greeting struct {
 	Auth        string   `json:"auth"`
 	Extensions  []string `json:"api_extensions"`
 	Environment struct {
-		Server      string `json:"server"`
-		Version     string `json:"server_version"`
-		Name        string `json:"server_name"`
-		Clustered   bool   `json:"server_clustered"`
-		Drivers     []struct {
+		Server    string `json:"server"`
+		Version   string `json:"server_version"`
+		Name      string `json:"server_name"`
+		Clustered bool   `json:"server_clustered"`
+		Drivers   []struct {
 			Name   string
 			Remote bool
 		} `json:"storage_supported_drivers"`
@@ -314,6 +319,9 @@ func (env *envelope) open(op string, into any) (operation string, err error) {
 		return "", nil
 	}
 	if len(env.Metadata) == 0 || string(env.Metadata) == "null" {
+		if kind := reflect.TypeOf(into).Elem().Kind(); kind == reflect.Slice || kind == reflect.Map {
+			return "", nil // how Go writes an empty list that was never made
+		}
 		return "", fmt.Errorf("%s: the server's answer is empty", op)
 	}
 	if err := json.Unmarshal(env.Metadata, into); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +19,16 @@ import (
 // *net.UnixConn has no such ReadFrom, and *net.TCPConn's is hidden by any wrapper.
 type conn struct {
 	net.Conn
-	raw   syscall.RawConn // of the socket below
-	plain bool            // no TLS in between
+	raw    syscall.RawConn // of the socket below
+	plain  bool            // no TLS in between
+	closed chan struct{}
+	once   sync.Once // guards closed
+}
+
+// Close closes the connection, and tells an upload that waits for the server's last words.
+func (c *conn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // sendBuffer is the send buffer of a unix socket in bytes. The default of about 200 KiB makes the two processes take
@@ -46,7 +55,7 @@ func newConn(c, socket net.Conn) (net.Conn, error) {
 			}
 		})
 	}
-	return &conn{Conn: c, raw: raw, plain: c == socket}, nil
+	return &conn{Conn: c, raw: raw, plain: c == socket, closed: make(chan struct{})}, nil
 }
 
 // ReadFrom moves an upload by itself, everything else by way of memory.

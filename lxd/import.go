@@ -30,26 +30,29 @@ func (p *Pool) Import(ctx context.Context, name string, f *os.File, size int64, 
 		// Every server refuses it, but only after all is done (SERVER-API 1.2).
 		return "", &Error{Op: op, Status: http.StatusBadRequest, Message: "an empty image cannot be a volume"}
 	}
-	for try := 0; ; try++ {
+	attempt := func(over *http.Transport) (operation string, stale bool, err error) {
 		u, err := newUpload(f, size, progress)
 		if err != nil {
-			return "", fmt.Errorf("%s: %w", op, err)
+			return "", false, fmt.Errorf("%s: %w", op, err)
 		}
-		operation, stale, err := p.importOnce(ctx, op, name, u)
-		if !stale || try > 0 {
-			return operation, err
-		}
-		// The server had closed a kept connection just as the request went out: nothing happened there. net/http
-		// does not repeat a request with such a body by itself. Take no kept connection the second time.
-		p.client.transport.CloseIdleConnections()
+		return p.importOnce(ctx, over, op, name, u)
 	}
+	operation, stale, err := attempt(p.client.transport)
+	if stale {
+		// The server had closed a kept connection just as the request went out: nothing happened there. net/http
+		// does not repeat a request with such a body by itself. A transport of its own has no kept connections.
+		fresh := p.client.transport.Clone()
+		defer fresh.CloseIdleConnections()
+		operation, _, err = attempt(fresh)
+	}
+	return operation, err
 }
 
 // errStalled is why a request is given up by its watch.
 var errStalled = errors.New("nothing moved")
 
 // importOnce makes one attempt. stale says that it failed on a kept connection before a byte of the image was sent.
-func (p *Pool) importOnce(ctx context.Context, op, name string, u *upload) (operation string, stale bool, err error) {
+func (p *Pool) importOnce(ctx context.Context, over *http.Transport, op, name string, u *upload) (operation string, stale bool, err error) {
 	ours, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var used atomic.Pointer[conn]
@@ -76,7 +79,7 @@ func (p *Pool) importOnce(ctx context.Context, op, name string, u *upload) (oper
 	}}
 	go watch.run(ours, cancel)
 
-	resp, err := p.client.transport.RoundTrip(req)
+	resp, err := over.RoundTrip(req)
 	if srcErr := u.end(); srcErr != nil {
 		if err == nil {
 			_ = resp.Body.Close()

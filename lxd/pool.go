@@ -190,8 +190,9 @@ func (p *Pool) Limits(ctx context.Context) (Space, error) {
 	}, &w)
 	var tight Space
 	for _, key := range []string{"disk", "disk." + p.name} {
-		if r, ok := w.Resources[key]; ok && r.Limit > 0 {
-			if s := (Space{Used: r.Usage, Total: r.Limit}); tight.Total == 0 || s.Free() < tight.Free() {
+		if r, ok := w.Resources[key]; ok && r.Limit >= 0 {
+			// A limit of nothing is said as one byte, because Total 0 means something else.
+			if s := (Space{Used: r.Usage, Total: max(1, r.Limit)}); tight.Total == 0 || s.Free() < tight.Free() {
 				tight = s
 			}
 		}
@@ -348,19 +349,19 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 	case err == nil, errors.Is(err, ErrNotFound):
 		return nil
 	case errors.Is(err, ErrUnknown), errors.As(err, &e) && !e.alien && !errors.Is(err, ErrDenied):
-		return p.afterDelete(ctx, op, name, err)
+		return p.afterDelete(ctx, name, err)
 	}
 	return err
 }
 
 // afterDelete looks why a volume could not be deleted, or whether it could.
-func (p *Pool) afterDelete(ctx context.Context, op, name string, failed error) error {
+func (p *Pool) afterDelete(ctx context.Context, name string, failed error) error {
 	v, err := p.Volume(ctx, name)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil
 	case err == nil && len(v.UsedBy) > 0:
-		return fmt.Errorf("%s: %w by %s (%w)", op, ErrInUse, message(strings.Join(v.UsedBy, ", ")), failed)
+		return fmt.Errorf("%w by %s: %w", ErrInUse, message(strings.Join(v.UsedBy, ", ")), failed)
 	}
 	return failed
 }

@@ -130,6 +130,7 @@ func (u *upload) moveTo(c *conn, n int64) (int64, error) {
 	if err != nil && !errors.As(err, &src) {
 		select {
 		case <-u.over:
+		case <-c.closed: // net/http gave the connection up: there is no answer
 		case <-time.After(lastWords):
 		}
 	}

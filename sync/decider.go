@@ -227,7 +227,7 @@ func (d *decider) replan(now time.Time) {
 	d.tidy(now)
 	d.files = d.scan.Files
 	d.journal.read(func(records map[string]Record, digests map[Identity]Digest) {
-		d.plan = Plan(d.state(records, digests, now), d.cfg.Policy, now)
+		d.plan = Plan(d.view(records, digests, now), d.cfg.Policy, now)
 	})
 	d.notePresent(now)
 	d.dropSpool()
@@ -258,7 +258,7 @@ func urgency(k ActionKind) int {
 	return 3
 }
 
-func (d *decider) state(records map[string]Record, digests map[Identity]Digest, now time.Time) State {
+func (d *decider) view(records map[string]Record, digests map[Identity]Digest, now time.Time) View {
 	busy := make(map[string]bool, len(d.busy))
 	var reserved int64
 	for name := range d.busy {
@@ -267,7 +267,7 @@ func (d *decider) state(records map[string]Record, digests map[Identity]Digest, 
 	for _, j := range d.jobs {
 		reserved += j.action.need
 	}
-	return State{
+	return View{
 		Owner: d.cfg.Owner, Files: d.scan.Files, Digests: digests, Volumes: d.volumes, Records: records,
 		Folder: FolderState{Problem: d.scan.Problem, Same: d.same},
 		Space:  d.space, Reserved: reserved, Driver: d.remote.Driver(),
@@ -282,7 +282,7 @@ func (d *decider) tidy(now time.Time) {
 	}
 	changes := map[string]func(*Record){}
 	d.journal.read(func(records map[string]Record, digests map[Identity]Digest) {
-		s := d.state(records, digests, now)
+		s := d.view(records, digests, now)
 		for _, name := range forgotten(s, now) {
 			changes[name] = func(r *Record) { *r = Record{Volume: name} }
 		}

@@ -292,7 +292,7 @@ func (s *Syncer) Submit(ctx context.Context, draft *os.File, name string, wait W
 		s.Discard(draft)
 		return err
 	}
-	if err := s.precheck(draft, name, volume); err != nil {
+	if err := s.precheck(name, volume); err != nil {
 		s.Discard(draft)
 		return err
 	}
@@ -336,7 +336,7 @@ func draftProblem(name string, err error) *Problem {
 }
 
 // precheck refuses a draft that could not become a volume as things stand.
-func (s *Syncer) precheck(draft *os.File, name, volume string) error {
+func (s *Syncer) precheck(name, volume string) error {
 	snap := s.Snapshot()
 	if !snap.Server.Online && snap.Server.Problem != nil {
 		return snap.Server.Problem
@@ -356,7 +356,6 @@ func (s *Syncer) precheck(draft *os.File, name, volume string) error {
 			return inUse(v.Volume)
 		}
 	}
-	_ = draft
 	return nil
 }
 

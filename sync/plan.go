@@ -71,7 +71,7 @@ const (
 type Action struct {
 	Kind      ActionKind
 	Volume    string // what it is about; "" for a file that maps to no name
-	File      int    // index into State.Files; -1 = none
+	File      int    // index into View.Files; -1 = none
 	From      string // another volume: the source of a copy, the stage of a replacement
 	Digest    string // of the bytes that Volume gets; "" = not known before they are read
 	Old       string // incarnation of the volume that is deleted on the way
@@ -80,8 +80,8 @@ type Action struct {
 	need      int64     // bytes of the pool's room that it takes
 }
 
-// State is what a plan is made from. The planner changes nothing of it.
-type State struct {
+// View is what a plan is made from. The planner changes nothing of it.
+type View struct {
 	Owner     string
 	Files     []File // by Name
 	Digests   map[Identity]Digest
@@ -98,7 +98,7 @@ type State struct {
 
 // FolderState is what prune must know.
 type FolderState struct {
-	Problem *Problem // the folder cannot be read: State.Files says nothing then
+	Problem *Problem // the folder cannot be read: View.Files says nothing then
 	Same    bool     // it is the folder that the journal knows
 }
 
@@ -106,7 +106,7 @@ type FolderState struct {
 const pruneDelay = 60 * time.Second
 
 type planner struct {
-	State
+	View
 	policy  Policy
 	now     time.Time
 	byName  map[string][]int    // files by volume name
@@ -121,8 +121,8 @@ type planner struct {
 
 // Plan says what to do. It is pure: no I/O, no clock, no randomness; the same state gives the same plan. The result is
 // sorted by volume and file; at most one line per volume is not a hold, and each file has exactly one line.
-func Plan(state State, policy Policy, now time.Time) []Action {
-	p := &planner{State: state, policy: policy, now: now}
+func Plan(view View, policy Policy, now time.Time) []Action {
+	p := &planner{View: view, policy: policy, now: now}
 	p.index()
 	for _, name := range p.names() {
 		p.volume(name)

@@ -210,7 +210,7 @@ const intentAge = time.Hour
 // forgotten lists records that say nothing about anything any more: no file, no volume, no business. The journal
 // drops them. It must not be asked while the folder or the pool cannot be read. A young intent stays: an operation
 // that we lost sight of may still make its volume.
-func forgotten(s State, now time.Time) []string {
+func forgotten(s View, now time.Time) []string {
 	var names []string
 	files := map[string]bool{}
 	for i := range s.Files {
@@ -231,7 +231,7 @@ func forgotten(s State, now time.Time) []string {
 
 // missing lists volumes of ours whose MissingSince must change: the first full scan without the file sets it, the
 // file's return clears it.
-func missing(s State, now time.Time) map[string]time.Time {
+func missing(s View, now time.Time) map[string]time.Time {
 	out := map[string]time.Time{}
 	files := map[string]bool{}
 	for i := range s.Files {
