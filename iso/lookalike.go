@@ -107,11 +107,17 @@ var magics = [...]magic{
 	{0, "L\x00\x00\x00\x01\x14\x02\x00", "a Windows shortcut", remedyFetch},
 }
 
-// lookalike names what a file is that has neither ISO 9660 nor UDF; head is its start. Text comes first, since any text
-// may have the few letters of a magic somewhere.
+// lookalike names what a file is that has neither ISO 9660 nor UDF; head is its start. Text comes before
+// the magics, since any text may have the few letters of one somewhere.
 func (s *source) lookalike(head []byte) NotISOError {
 	if s.size == 0 {
 		return NotISOError{"an empty file", remedyAgain}
+	}
+	if like, ok := s.tail(); ok {
+		return like
+	}
+	if isTorrent(head) {
+		return NotISOError{"a torrent file", remedyFetch}
 	}
 	if isText(head) {
 		return textLookalike(string(head))
@@ -120,9 +126,6 @@ func (s *source) lookalike(head []byte) NotISOError {
 		if len(head) >= m.off && bytes.HasPrefix(head[m.off:], []byte(m.bytes)) {
 			return NotISOError{m.like, m.remedy}
 		}
-	}
-	if like, ok := s.tail(); ok {
-		return like
 	}
 	if like, ok := s.elsewhere(); ok {
 		return like
@@ -142,7 +145,7 @@ func (s *source) lookalike(head []byte) NotISOError {
 	case isUTF16(head):
 		return NotISOError{"text", remedyRename}
 	case allZero(head) && s.zerosAt(firstDescriptor) && s.zerosAt(s.size/2):
-		return NotISOError{"a file of zeros: nothing was written yet, or the copy was lost", remedyWait}
+		return NotISOError{"a file of zeros", "nothing was written yet, or the copy was lost: " + remedyWait}
 	case s.size < firstDescriptor+sectorSize:
 		return NotISOError{"a file too short for an ISO image", remedyWait}
 	}

@@ -37,8 +37,6 @@ func textLookalike(head string) NotISOError {
 		return NotISOError{"a Git LFS pointer, not the image itself", "run git lfs pull where it came from, and copy the image again"}
 	case starts("/annex/objects/", "../.git/annex/", ".git/annex/objects/"):
 		return NotISOError{"a git-annex pointer, not the image itself", "run git annex get where it came from, and copy the image again"}
-	case isTorrent(text):
-		return NotISOError{"a torrent file", remedyFetch}
 	case starts("[jigdo]", "# jigdo"):
 		return NotISOError{"a jigdo file", "build the image with jigdo-lite first"}
 	case starts("[internetshortcut]", "[desktop entry]"):
@@ -64,7 +62,7 @@ func textLookalike(head string) NotISOError {
 }
 
 // isText reports whether b, which may end within a character, is UTF-8 or an 8-bit code without control characters
-// that text does not have. A torrent is text in front too: its binary part comes late.
+// that text does not have.
 func isText(b []byte) bool {
 	if len(b) == 0 {
 		return false
@@ -111,17 +109,14 @@ func isJSON(text string) bool {
 	return next != "" && strings.ContainsRune("\"{[]}", rune(next[0]))
 }
 
-// isTorrent reports whether text starts like a bencoded dictionary with one of the keys that come first in torrents.
-func isTorrent(text string) bool {
-	if text[0] != 'd' {
-		return false
-	}
-	_, key, ok := strings.Cut(text, ":")
-	if !ok {
+// isTorrent reports whether b starts like a bencoded dictionary with one of the keys that come first in torrents.
+func isTorrent(b []byte) bool {
+	digits, key, ok := bytes.Cut(b[:min(len(b), 32)], []byte(":"))
+	if !ok || len(digits) < 2 || digits[0] != 'd' || len(bytes.Trim(digits[1:], "0123456789")) > 0 {
 		return false
 	}
 	for _, k := range []string{"announce", "comment", "created by", "creation date", "encoding", "httpseeds", "info", "nodes", "url-list"} {
-		if strings.HasPrefix(key, k) {
+		if bytes.HasPrefix(key, []byte(k)) {
 			return true
 		}
 	}

@@ -29,6 +29,7 @@ type OSDB struct {
 // medium is one image of the database: what its descriptors must say. A nil pattern matches anything.
 type medium struct {
 	name                                   string // such as "Debian 11 (Net Install)"
+	variant                                string // id of the one that is on it; "" = none or several
 	os                                     string // id, such as "http://debian.org/debian/11"
 	released                               string // date, YYYY-MM-DD; "" = not known
 	volume, system, publisher, application *pattern
@@ -85,6 +86,7 @@ type (
 func LoadOSDB(dir string) (*OSDB, error) {
 	db := &OSDB{}
 	patterns := map[string]*pattern{}
+	systems := map[string]*osXML{} // by id: win-8.d/*.xml adds media to the system of win-8.xml, and does not name it again
 	var errs []error
 	note := func(err error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && len(errs) < maxOSErrors {
@@ -96,14 +98,15 @@ func LoadOSDB(dir string) (*OSDB, error) {
 			note(err)
 			return nil
 		}
-		note(db.load(path, patterns))
+		note(db.load(path, patterns, systems))
 		return nil
 	}))
+	db.media = slices.DeleteFunc(db.media, func(m medium) bool { return !m.complete(systems[m.os]) })
 	return db, errors.Join(errs...)
 }
 
 // load adds the media of one file.
-func (db *OSDB) load(path string, patterns map[string]*pattern) error {
+func (db *OSDB) load(path string, patterns map[string]*pattern, systems map[string]*osXML) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -113,9 +116,14 @@ func (db *OSDB) load(path string, patterns map[string]*pattern) error {
 	if err := xml.NewDecoder(io.LimitReader(f, maxOSFile)).Decode(&doc); err != nil {
 		return fmt.Errorf("osinfo file %q: %w", path, err)
 	}
-	for _, o := range doc.OS {
-		for _, m := range o.Media {
-			db.add(&o, &m, patterns)
+	for i := range doc.OS {
+		o := &doc.OS[i]
+		for j := range o.Media {
+			db.add(o, &o.Media[j], patterns)
+		}
+		o.Media = nil
+		if known := systems[o.ID]; known == nil || untranslated(known.Name) == "" {
+			systems[o.ID] = o
 		}
 	}
 	return nil
@@ -125,7 +133,10 @@ func (db *OSDB) load(path string, patterns map[string]*pattern) error {
 // match too much.
 func (db *OSDB) add(o *osXML, m *mediaXML, patterns map[string]*pattern) {
 	for _, d := range m.ISO {
-		entry := medium{name: o.mediumName(m), os: o.ID, released: strings.TrimSpace(o.Released)}
+		entry := medium{os: o.ID}
+		if len(m.Variants) == 1 {
+			entry.variant = m.Variants[0].ID
+		}
 		if size := strings.TrimSpace(d.Size); size != "" {
 			n, err := strconv.ParseInt(size, 10, 64)
 			if err != nil {
@@ -144,7 +155,7 @@ func (db *OSDB) add(o *osXML, m *mediaXML, patterns map[string]*pattern) {
 			usable = usable && err == nil
 			*field.to = p
 		}
-		if usable && entry.name != "" {
+		if usable {
 			db.media = append(db.media, entry)
 		}
 	}
@@ -165,7 +176,7 @@ func compile(expr string, patterns map[string]*pattern) (*pattern, error) {
 	p := &pattern{}
 	prefix, complete := whole.LiteralPrefix()
 	p.prefix = prefix
-	if !complete {
+	if !complete || strings.ContainsAny(expr, `^$\`) { // "complete" leaves the end of the text out of account
 		if p.rest, err = regexp.Compile("^(?:" + expr + ")"); err != nil {
 			return nil, err
 		}
@@ -174,16 +185,17 @@ func compile(expr string, patterns map[string]*pattern) (*pattern, error) {
 	return p, nil
 }
 
-// mediumName is the name of the variant of the OS that is on the medium where there is exactly one, else the OS's.
-func (o *osXML) mediumName(m *mediaXML) string {
-	if len(m.Variants) == 1 {
-		for _, v := range o.Variants {
-			if name := untranslated(v.Name); v.ID == m.Variants[0].ID && name != "" {
-				return name
-			}
+// complete takes over what the medium's system says: its date, and the name of the variant that is on the medium where
+// there is exactly one, else its own. It reports whether there is a name.
+func (m *medium) complete(o *osXML) bool {
+	m.released = strings.TrimSpace(o.Released)
+	m.name = untranslated(o.Name)
+	for _, v := range o.Variants {
+		if name := untranslated(v.Name); v.ID == m.variant && name != "" {
+			m.name = name
 		}
 	}
-	return untranslated(o.Name)
+	return m.name != ""
 }
 
 // untranslated returns the text without a language.

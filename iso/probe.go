@@ -81,7 +81,7 @@ func (s *source) neither(head []byte, vol volumes, disc udf) error {
 	case vol.cut:
 		return &TruncatedError{Actual: s.size, Reason: "it ends within its volume descriptors"}
 	case disc.blockSize != 0:
-		return &NotISOError{LooksLike: "a UDF file system of a hard disk or USB stick (blocks of other than 2048 bytes)", Remedy: remedyDisk}
+		return &NotISOError{LooksLike: "a UDF file system of a hard disk or USB stick", Remedy: remedyDisk}
 	case disc.end > s.size:
 		return &TruncatedError{Declared: disc.end, Actual: s.size, Reason: disc.claim}
 	case vol.nsr && s.size <= udfAnchor*sectorSize+sectorSize:

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -165,12 +164,8 @@ func vendorName(vendor string) string {
 	return "LXD"
 }
 
-// Server says whom we talk to.
-func (c *Client) Server() Server {
-	s := c.server
-	s.Extensions = maps.Clone(s.Extensions)
-	return s
-}
+// Server says whom we talk to. Its Extensions are shared: do not change them.
+func (c *Client) Server() Server { return c.server }
 
 // Close drops the connections that nobody uses now.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }

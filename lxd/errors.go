@@ -2,11 +2,13 @@ package lxd
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -106,8 +108,7 @@ func transportError(ctx context.Context, op string, err error) error {
 	if errors.Is(err, ErrIdentity) || errors.Is(err, ErrUntrusted) {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) && refusesClient(alert) {
+	if refusesClient(err) {
 		return fmt.Errorf("%s: %w: it refused our certificate (%w)", op, ErrUntrusted, err)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -116,11 +117,16 @@ func transportError(ctx context.Context, op string, err error) error {
 	return fmt.Errorf("%s: %w: %w", op, ErrAway, err)
 }
 
-// refusesClient tells the TLS alerts by which a server turns a client certificate down (RFC 8446 6.2).
-func refusesClient(a tls.AlertError) bool {
-	switch a {
-	case 42, 43, 44, 45, 46, 48, 49, 116:
-		return true
+// refusesClient reports a TLS alert by which a server turns a client certificate down (RFC 8446 6.2). crypto/tls wraps
+// its alerts in a "remote error"; their type, a uint8, it keeps to itself.
+func refusesClient(err error) bool {
+	var remote *net.OpError
+	if !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err == nil {
+		return false
 	}
-	return false
+	alert := reflect.ValueOf(remote.Err)
+	return alert.Kind() == reflect.Uint8 && slices.Contains([]uint64{
+		42, 43, 44, 45, 46, // bad, unsupported, revoked, expired, unknown certificate
+		48, 49, 116, // unknown authority, access denied, certificate required
+	}, alert.Uint())
 }

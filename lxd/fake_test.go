@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +39,7 @@ type fake struct {
 func makeFake(t *testing.T, vendor string) *fake {
 	f := &fake{t: t, vendor: vendor, auth: "trusted", ext: []string{"custom_volume_iso"}, routes: map[string]http.HandlerFunc{}, env: map[string]any{}}
 	f.http = httptest.NewUnstartedServer(f)
-	f.http.Config.ErrorLog = nil
+	f.http.Config.ErrorLog = log.New(io.Discard, "", 0)
 	f.on("GET /1.0/storage-pools/default", f.sync(map[string]any{"name": "default", "driver": "dir"}))
 	t.Cleanup(f.http.Close)
 	return f
@@ -216,4 +218,21 @@ func both(t *testing.T, test func(t *testing.T, f *fake)) {
 	for _, vendor := range []string{"lxd", "incus"} {
 		t.Run(vendor, func(t *testing.T) { test(t, newFake(t, vendor)) })
 	}
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func readJSON[T any](t *testing.T, r io.Reader) (v T) {
+	t.Helper()
+	if err := json.NewDecoder(r).Decode(&v); err != nil {
+		t.Error(err)
+	}
+	return v
 }

@@ -14,7 +14,8 @@ import (
 // Import sends the first size bytes of f and returns the operation that makes the volume: nothing exists for good
 // until Wait says so. f must be a regular file; its offset is neither used nor moved, and it may be unlinked, hashed
 // by pread, or imported twice at the same time. progress, if not nil, is told the bytes sent so far, at most ten times
-// a second and at the end, from another goroutine; it is not called any more once Import returned.
+// a second and at the end, from another goroutine, which it must not hold up; it is not called any more once Import
+// returned.
 //
 // On a unix socket the kernel moves the bytes from the page cache, so that a change of the file before the server read
 // them still gets through: compare the file's identity, or better hold a lease on it.

@@ -1,8 +1,8 @@
 // Command fixdate sets the dates and identifiers that genisoimage and mkudffs take from the clock, so that the sample
 // images come out the same each time: fixdate IMAGE BLOCKSIZE.
 //
-// ISO 9660: the four dates of primary and supplementary descriptors (ECMA-119 8.4.26), and those of directory records
-// are the files' own. UDF: the timestamps (ECMA-167 1/7.3) of each descriptor with a valid tag, and the tag over them.
+// ISO 9660: the four dates of primary and supplementary descriptors (ECMA-119 8.4.26), and Rock Ridge's; those of
+// directory records are the files' own. UDF: the timestamps (ECMA-167 1/7.3) of each descriptor with a valid tag, and the tag over them.
 package main
 
 import (
@@ -42,6 +42,16 @@ func run(name, blockSize string) error {
 		if d := image[off : off+2048]; d[6] == 1 && (d[0] == 1 || d[0] == 2) {
 			copy(d[813:], "2024010100000000\x002024010100000000\x000000000000000000\x002024010100000000\x00")
 		}
+	}
+	// Rock Ridge's entries of the times of change and access, which cannot be set beforehand (RRIP 4.1.6).
+	const entry, date = "TF\x1a\x01\x0e", "\x7c\x01\x01\x00\x00\x00\x00"
+	for at := image; len(at) >= 26; {
+		i := bytes.Index(at, []byte(entry))
+		if i < 0 || i+26 > len(at) {
+			break
+		}
+		copy(at[i:], entry+date+date+date)
+		at = at[i+26:]
 	}
 	for off := 0; off+block <= len(image); off += block {
 		fixTag(image[off : off+block])

@@ -1,0 +1,157 @@
+package fusefs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"isosyncd/iso"
+	isosync "isosyncd/sync"
+)
+
+// finish ends a file that somebody wrote: an image goes to the heart, and its result is waited for; one under a
+// temporary name is made safe on the disk, so that the rename that follows is quick.
+func (t *tree) finish(ctx context.Context, d *draft) syscall.Errno {
+	t.mu.Lock()
+	temporary, sub := d.to.temporary, d.sub
+	if !temporary && sub == nil && !d.gone {
+		sub = t.submit(d)
+	}
+	t.mu.Unlock()
+	if sub != nil {
+		return t.await(ctx, d, sub)
+	}
+	return d.sync()
+}
+
+func (d *draft) sync() syscall.Errno {
+	d.mu.Lock()
+	f := d.file
+	d.mu.Unlock()
+	if f == nil {
+		return 0
+	}
+	return toErrno(f.Sync())
+}
+
+// whole reports whether the file says itself that nothing is missing.
+func (d *draft) whole() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file == nil {
+		return true
+	}
+	_, err := iso.ProbeFile(d.file)
+	return err == nil
+}
+
+// submit gives a draft to the heart. It returns at once; tree.mu is held. The heart goes on if the one who waits does
+// not.
+func (t *tree) submit(d *draft) *submission { return t.submitAs(d, t.wait) }
+
+func (t *tree) submitAs(d *draft, wait isosync.Wait) *submission {
+	sub := &submission{done: make(chan struct{})}
+	d.sub = sub
+	name := d.name
+	t.work.Go(func() {
+		err := t.give(d, name, wait)
+		t.ended(d, name, err)
+		t.mu.Lock()
+		sub.err, sub.at = err, time.Now()
+		t.mu.Unlock()
+		close(sub.done)
+		// What became a volume shows as that, and what failed is no file: unless it is still on its way to the server.
+		if err != nil || t.wait == isosync.WaitImport && wait == isosync.WaitImport {
+			t.drop(d)
+		}
+	})
+	return sub
+}
+
+// give does the checks once more, since much may have happened while the bytes came, and hands the draft over.
+func (t *tree) give(d *draft, name string, wait isosync.Wait) error {
+	to, err := t.target(t.view(), name)
+	f := d.take()
+	if f == nil {
+		return fmt.Errorf("hand over %s: %w", quote(name), os.ErrClosed)
+	}
+	if err != nil {
+		t.heart.Discard(f)
+		return err
+	}
+	t.mu.Lock()
+	d.to = to
+	t.mu.Unlock()
+	ctx, cancel := t.until(context.Background())
+	defer cancel()
+	return cause(ctx, t.heart.Submit(ctx, f, to.file, wait))
+}
+
+// take gives the file away and keeps one that can only read: the heart waits until nobody can write any more.
+func (d *draft) take() *os.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.file
+	if f == nil {
+		return nil
+	}
+	d.file = nil
+	if r, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd()))); err == nil {
+		d.reading = r
+	}
+	return f
+}
+
+// ended tells what became of a draft.
+func (t *tree) ended(d *draft, name string, err error) {
+	if err == nil {
+		t.forgive(name)
+		return
+	}
+	t.refuse(name, err)
+	t.mu.Lock()
+	volume := d.to.volume
+	t.mu.Unlock()
+	t.log.Warn("a file written through the mount did not become a volume", "file", name, "volume", volume, "err", err)
+}
+
+// await is the answer to close: what became of the draft, or EINTR if the caller was interrupted. The import goes on.
+func (t *tree) await(ctx context.Context, d *draft, sub *submission) syscall.Errno {
+	select {
+	case <-sub.done:
+		return toErrno(sub.err)
+	case <-t.stop:
+		return syscall.ESHUTDOWN
+	case <-ctx.Done():
+	}
+	t.log.Info("whoever wrote a file was interrupted while it waited; the import goes on", "file", d.title())
+	return syscall.EINTR
+}
+
+// outcome waits until a snapshot tells what became of a file of the folder: nil if it is a volume, or if ctx ends first.
+func (t *tree) outcome(ctx context.Context, file string, since time.Time) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		snap := t.heart.Snapshot()
+		for i := range snap.Files {
+			f := &snap.Files[i]
+			switch {
+			case f.Name != file || snap.At.Before(since):
+			case f.State == isosync.StatePresent:
+				return nil
+			case f.Problem != nil && f.State != isosync.StateSettling:
+				return f.Problem
+			}
+		}
+		select {
+		case <-snap.Next():
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

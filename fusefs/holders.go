@@ -1,0 +1,114 @@
+package fusefs
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// holding says who can still write to a file while one descriptor of it is being closed.
+type holding int
+
+const (
+	heldByNobody  holding = iota // the one that is being closed was the last
+	heldByOthers                 // some process has it open for writing, maybe the same one
+	heldByExiting                // the caller is being killed, or exits
+	heldUnknown                  // /proc does not tell: another pid namespace, or an old kernel
+)
+
+const procDir = "/proc"
+
+// holdersOf looks through /proc: fdinfo tells the inode of each open file (since Linux 5.14) without a request to the
+// file system that has it, and a descriptor that is being closed is not there any more. tid is the calling thread.
+func holdersOf(ino uint64, tid uint32) holding {
+	if tid == 0 {
+		return heldUnknown
+	}
+	self := strconv.FormatUint(uint64(tid), 10)
+	if exiting(self) {
+		return heldByExiting
+	}
+	switch holds(self, ino) {
+	case heldByOthers:
+		return heldByOthers
+	case heldUnknown:
+		return heldUnknown
+	}
+	processes, err := os.ReadDir(procDir)
+	if err != nil {
+		return heldUnknown
+	}
+	for _, p := range processes {
+		if name := p.Name(); name[0] >= '1' && name[0] <= '9' && name != self && holds(name, ino) == heldByOthers {
+			return heldByOthers
+		}
+	}
+	return heldByNobody
+}
+
+// exiting reports the flag PF_EXITING of a thread: the ninth field of /proc/PID/stat, counted behind the name, which
+// may have anything in it.
+func exiting(tid string) bool {
+	const pfExiting = 0x4 // include/linux/sched.h
+	stat, err := os.ReadFile(filepath.Join(procDir, tid, "stat"))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	return err == nil && flags&pfExiting != 0
+}
+
+// holds reports whether a process has the inode open for writing: heldByOthers if so, heldUnknown if it may not be
+// looked at.
+func holds(pid string, ino uint64) holding {
+	dir := filepath.Join(procDir, pid, "fd")
+	d, err := os.Open(dir)
+	if err != nil {
+		return heldUnknown
+	}
+	names, err := d.Readdirnames(-1)
+	_ = d.Close() // nothing was written
+	if err != nil {
+		return heldUnknown
+	}
+	answer := heldByNobody
+	for _, fd := range names {
+		link, err := os.Readlink(filepath.Join(dir, fd))
+		if err != nil || !strings.HasPrefix(link, "/") || strings.HasPrefix(link, "/dev/") {
+			continue // a pipe, a socket, a terminal, or closed meanwhile
+		}
+		info, err := os.ReadFile(filepath.Join(procDir, pid, "fdinfo", fd))
+		switch found, writes, ok := parseFdinfo(info, ino); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil || !ok:
+			answer = heldUnknown
+		case found && writes:
+			return heldByOthers
+		}
+	}
+	return answer
+}
+
+// parseFdinfo reads what proc(5) says of a descriptor; ok is false where the kernel does not tell the inode.
+func parseFdinfo(info []byte, ino uint64) (found, writes, ok bool) {
+	for line := range strings.Lines(string(info)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch value = strings.TrimSpace(value); key {
+		case "flags":
+			flags, err := strconv.ParseUint(value, 8, 64)
+			writes = err == nil && flags&3 != 0
+		case "ino":
+			n, err := strconv.ParseUint(value, 10, 64)
+			found, ok = n == ino, err == nil
+		}
+	}
+	return found, writes, ok
+}
