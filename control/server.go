@@ -46,6 +46,8 @@ type Socket struct {
 	Log     *slog.Logger
 	// Allow decides about a peer of a unix socket; nil = OwnerOrGroup of the socket.
 	Allow func(Peer) bool
+
+	patience time.Duration // with whoever does not read; 0 = writeTimeout
 }
 
 // Serve answers on ln until ctx ends, and closes ln. Requests at work are cut off then; nil after an orderly stop.
@@ -126,7 +128,7 @@ func (s *Socket) changes(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		line, err := marshal(FromSnapshot(snap))
 		if err == nil {
-			err = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+			err = rc.SetWriteDeadline(time.Now().Add(s.deadline()))
 		}
 		if err == nil {
 			_, err = w.Write(line)
@@ -149,6 +151,13 @@ func (s *Socket) changes(w http.ResponseWriter, r *http.Request) {
 		case <-snap.Next():
 		}
 	}
+}
+
+func (s *Socket) deadline() time.Duration {
+	if s.patience > 0 {
+		return s.patience
+	}
+	return writeTimeout
 }
 
 func (s *Socket) retry(w http.ResponseWriter, r *http.Request) {
@@ -239,7 +248,7 @@ func (s *Socket) reply(w http.ResponseWriter, r *http.Request, v any) { s.send(w
 func (s *Socket) send(w http.ResponseWriter, r *http.Request, status int, v any) {
 	body, err := marshal(v)
 	if err == nil {
-		err = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+		err = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.deadline()))
 	}
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")

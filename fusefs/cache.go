@@ -44,6 +44,7 @@ type cache struct {
 type fetch struct {
 	cache  *cache
 	key    string
+	part   string   // path of the file until it is whole
 	file   *os.File // open while refs > 0; set before ready is closed
 	size   int64
 	refs   int       // guarded by cache.mu
@@ -139,12 +140,12 @@ func (c *cache) open(v *isosync.VolumeStatus) (*fetch, error) {
 		if err := c.makeRoom(max(0, v.Size)); err != nil {
 			return nil, err
 		}
-		file, err := os.OpenFile(c.path(key, partialExt), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		file, err := os.CreateTemp(c.dir, key+"-*"+partialExt)
 		if err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 		f = &fetch{
-			cache: c, key: key, size: max(0, v.Size), file: file,
+			cache: c, key: key, part: file.Name(), size: max(0, v.Size), file: file,
 			begun: make(chan struct{}), more: make(chan struct{}),
 		}
 		c.files[key] = f
@@ -205,10 +206,10 @@ func (f *fetch) wait(ctx context.Context, n int64) error {
 		have, err, more := f.have, f.err, f.more
 		f.mu.Unlock()
 		switch {
-		case have >= n:
-			return nil
 		case err != nil:
 			return err
+		case have >= n:
+			return nil
 		case more == nil:
 			return io.ErrUnexpectedEOF
 		}
@@ -233,12 +234,19 @@ func (f *fetch) release() {
 	_ = f.file.Close() // synced if it is whole
 	if !f.complete() {
 		f.cancel()
-		delete(c.files, f.key)
-		_ = os.Remove(c.path(f.key, partialExt)) // else the next start does it
+		c.forget(f)
+		_ = os.Remove(f.part) // else the next start does it
 		return
 	}
 	now := time.Now()
 	_ = os.Chtimes(c.path(f.key, cacheExt), now, now) // only the order of eviction after a restart
+}
+
+// forget makes the next open of that volume try again; mu is held.
+func (c *cache) forget(f *fetch) {
+	if c.files[f.key] == f {
+		delete(c.files, f.key)
+	}
 }
 
 // run fetches the bytes. It writes through a descriptor of its own, since readers may all leave.
@@ -248,9 +256,14 @@ func (f *fetch) run(ctx context.Context, volume, digest string) {
 	if err != nil {
 		err = fmt.Errorf("read volume %s from the server: %w", quote(volume), cause(ctx, err))
 		f.cache.log.Debug("a volume could not be read from the server", "volume", volume, "err", err)
+		f.cache.mu.Lock()
+		f.cache.forget(f)
+		f.cache.mu.Unlock()
 	}
 	f.mu.Lock()
-	f.err = err
+	if f.err = err; err == nil {
+		f.have = f.size
+	}
 	close(f.more)
 	f.more = nil
 	f.mu.Unlock()
@@ -274,7 +287,7 @@ func (f *fetch) copy(ctx context.Context, volume, digest string) (err error) {
 	if size != f.size {
 		return fmt.Errorf("the server sends %d bytes, and %d were expected", size, f.size)
 	}
-	out, err := os.OpenFile(f.cache.path(f.key, partialExt), os.O_WRONLY, 0)
+	out, err := os.OpenFile(f.part, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -293,11 +306,12 @@ func (f *fetch) copy(ctx context.Context, volume, digest string) (err error) {
 	return f.keep()
 }
 
-// Write counts what has been written to the file before it.
+// Write counts what has been written to the file before it. The last byte does not count until all are verified: nobody
+// reads a wrong image to its end.
 func (f *fetch) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.have += int64(len(p))
+	f.have = min(f.have+int64(len(p)), f.size-1)
 	close(f.more)
 	f.more = make(chan struct{})
 	return len(p), nil
@@ -310,5 +324,5 @@ func (f *fetch) keep() error {
 	if f.cache.files[f.key] != f {
 		return context.Canceled
 	}
-	return os.Rename(f.cache.path(f.key, partialExt), f.cache.path(f.key, cacheExt))
+	return os.Rename(f.part, f.cache.path(f.key, cacheExt))
 }

@@ -193,37 +193,44 @@ func (d *draft) attr(out *fuse.Attr) {
 
 // write is one WRITE. It may be refused for good: a file that cannot become a volume is not taken to its end.
 func (d *draft) write(data []byte, off int64) (uint32, syscall.Errno) {
-	name := d.title()
+	n, err := d.writeAt(data, off)
+	if err != nil {
+		return 0, d.tree.refuse(d.title(), err)
+	}
+	return n, 0
+}
+
+func (d *draft) writeAt(data []byte, off int64) (uint32, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.refused != nil {
-		return 0, toErrno(d.refused)
+		return 0, d.refused
 	}
 	if d.file == nil {
-		return 0, syscall.EIO // closed already, by whoever the end could be told from
+		return 0, errEnded
 	}
 	end := off + int64(len(data))
-	if err := d.fits(end); err != nil {
-		d.refused = err
-		return 0, d.tree.refuse(name, err)
+	if d.refused = d.fits(end); d.refused != nil {
+		return 0, d.refused
 	}
 	n, err := d.file.WriteAt(data, off)
 	d.written = d.written || n > 0
 	d.size, d.mtime = max(d.size, off+int64(n)), time.Now()
 	if err != nil {
-		return 0, d.tree.refuse(name, fmt.Errorf("write to the folder: %w", err))
+		return 0, fmt.Errorf("write to the folder: %w", err)
 	}
 	if before := d.head; off <= before && before < headSize {
 		d.head = max(before, min(end, headSize))
 		if d.head == headSize {
-			if err := d.look(); err != nil {
-				d.refused = err
-				return 0, d.tree.refuse(name, err)
-			}
+			d.refused = d.look()
 		}
 	}
-	return uint32(n), 0
+	return uint32(n), d.refused
 }
+
+// errEnded refuses writes to a file that was given to the heart: somebody wrote on behind the last close that could be
+// seen.
+var errEnded = errors.New("the file was closed, and is being imported")
 
 // fits says why a file of size bytes has no room, in the pool or in the folder. d.mu is held.
 func (d *draft) fits(size int64) error {
@@ -272,7 +279,7 @@ func (d *draft) truncate(size int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.file == nil {
-		return syscall.EIO
+		return errEnded
 	}
 	if err := d.fits(size); err != nil {
 		return err

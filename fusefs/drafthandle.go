@@ -57,28 +57,31 @@ func (h *draftHandle) Fsync(context.Context, uint32) syscall.Errno {
 
 // Allocate reserves space, and what else fallocate(2) can do.
 func (h *draftHandle) Allocate(_ context.Context, off, size uint64, mode uint32) syscall.Errno {
-	if !h.write {
-		return syscall.EBADF
+	if err := h.d.allocate(int64(off), int64(size), mode); err != nil {
+		return h.d.tree.refuse(h.d.title(), err)
 	}
-	name := h.d.title()
-	h.d.mu.Lock()
-	defer h.d.mu.Unlock()
-	if h.d.file == nil {
-		return syscall.EIO
-	}
-	if err := h.d.fits(int64(off + size)); err != nil {
-		return h.d.tree.refuse(name, err)
-	}
-	if err := unix.Fallocate(int(h.d.file.Fd()), mode, int64(off), int64(size)); err != nil {
-		return toErrno(err)
-	}
-	st, err := h.d.file.Stat()
-	if err != nil {
-		return toErrno(err)
-	}
-	h.d.size, h.d.mtime = st.Size(), time.Now()
-	h.d.written = h.d.written || h.d.size > 0
 	return 0
+}
+
+func (d *draft) allocate(off, size int64, mode uint32) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file == nil {
+		return errEnded
+	}
+	if err := d.fits(off + size); err != nil {
+		return err
+	}
+	if err := unix.Fallocate(int(d.file.Fd()), mode, off, size); err != nil {
+		return err
+	}
+	st, err := d.file.Stat()
+	if err != nil {
+		return err
+	}
+	d.size, d.mtime = st.Size(), time.Now()
+	d.written = d.written || d.size > 0
+	return nil
 }
 
 // Flush is one close(2) of one descriptor, of which there may be more: of this process, or of one that inherited it.

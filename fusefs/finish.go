@@ -54,6 +54,11 @@ func (t *tree) submit(d *draft) *submission { return t.submitAs(d, t.wait) }
 
 func (t *tree) submitAs(d *draft, wait isosync.Wait) *submission {
 	sub := &submission{done: make(chan struct{})}
+	if t.stopped { // what is in the drafts is put away by keep
+		sub.err, sub.at = errStopping, time.Now()
+		close(sub.done)
+		return sub
+	}
 	d.sub = sub
 	name := d.name
 	t.work.Go(func() {
@@ -153,5 +158,41 @@ func (t *tree) outcome(ctx context.Context, file string, since time.Time) error 
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// halt ends all waits, and takes nothing more.
+func (t *tree) halt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.stopped {
+		t.stopped = true
+		close(t.stop)
+	}
+}
+
+// keepWait bounds how long the mount's end takes for putting one file away.
+const keepWait = 5 * time.Second
+
+// keep puts away what was being written when the mount ended: an image goes to the folder as it is, where its own
+// descriptors tell whether it is whole (F6); what has no name yet cannot be anything and is given up.
+func (t *tree) keep(ctx context.Context) {
+	t.mu.Lock()
+	var left []*draft
+	for d := range t.drafts {
+		left = append(left, d)
+	}
+	clear(t.drafts)
+	t.mu.Unlock()
+	for _, d := range left {
+		if d.to.temporary || !d.keeps() || d.refused != nil {
+			d.discard()
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, keepWait)
+		err := t.heart.Submit(ctx, d.take(), d.to.file, isosync.WaitStaged)
+		cancel()
+		d.discard()
+		t.log.Warn("the mount ended while a file was being written", "file", d.name, "volume", d.to.volume, "err", err)
 	}
 }

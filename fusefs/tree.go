@@ -50,6 +50,7 @@ type tree struct {
 	current atomic.Pointer[view]
 
 	mu      sync.Mutex
+	stopped bool               // guarded by mu: stop is closed
 	drafts  map[*draft]bool    // guarded by mu
 	pending map[uint32]pending // guarded by mu: overwrites that a thread is about to look up again
 	notes   map[string]note    // guarded by mu: failures by name

@@ -60,7 +60,7 @@ func TestDebianImages(t *testing.T) {
 
 func TestDebianFalseFriends(t *testing.T) {
 	for path, want := range map[string]string{
-		"/usr/lib/coccinelle/standard.iso":      "text",
+		"/usr/lib/coccinelle/standard.iso":     "text",
 		"/usr/share/doc/minicom/tables/mc.iso": "a character conversion table, as minicom has",
 	} {
 		t.Run(path, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestDebianFalseFriends(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			_, err = ProbeFile(f)
 			var not *NotISOError
 			if !errors.As(err, &not) || not.LooksLike != want {

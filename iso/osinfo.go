@@ -101,7 +101,7 @@ func LoadOSDB(dir string) (*OSDB, error) {
 		note(db.load(path, patterns, systems))
 		return nil
 	}))
-	db.media = slices.DeleteFunc(db.media, func(m medium) bool { return !m.complete(systems[m.os]) })
+	db.complete(systems)
 	return db, errors.Join(errs...)
 }
 
@@ -112,9 +112,17 @@ func (db *OSDB) load(path string, patterns map[string]*pattern, systems map[stri
 		return err
 	}
 	defer func() { _ = f.Close() }() // only read
-	var doc osFile
-	if err := xml.NewDecoder(io.LimitReader(f, maxOSFile)).Decode(&doc); err != nil {
+	if err := db.decode(f, patterns, systems); err != nil {
 		return fmt.Errorf("osinfo file %q: %w", path, err)
+	}
+	return nil
+}
+
+// decode adds the media of one document, and puts its systems into systems.
+func (db *OSDB) decode(r io.Reader, patterns map[string]*pattern, systems map[string]*osXML) error {
+	var doc osFile
+	if err := xml.NewDecoder(io.LimitReader(r, maxOSFile)).Decode(&doc); err != nil {
+		return err
 	}
 	for i := range doc.OS {
 		o := &doc.OS[i]
@@ -185,9 +193,17 @@ func compile(expr string, patterns map[string]*pattern) (*pattern, error) {
 	return p, nil
 }
 
+// complete gives each medium its name, and drops those that have none.
+func (db *OSDB) complete(systems map[string]*osXML) {
+	for i := range db.media {
+		db.media[i].complete(systems[db.media[i].os])
+	}
+	db.media = slices.DeleteFunc(db.media, func(m medium) bool { return m.name == "" })
+}
+
 // complete takes over what the medium's system says: its date, and the name of the variant that is on the medium where
-// there is exactly one, else its own. It reports whether there is a name.
-func (m *medium) complete(o *osXML) bool {
+// there is exactly one, else its own.
+func (m *medium) complete(o *osXML) {
 	m.released = strings.TrimSpace(o.Released)
 	m.name = untranslated(o.Name)
 	for _, v := range o.Variants {
@@ -195,7 +211,6 @@ func (m *medium) complete(o *osXML) bool {
 			m.name = name
 		}
 	}
-	return m.name != ""
 }
 
 // untranslated returns the text without a language.

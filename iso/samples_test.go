@@ -19,7 +19,7 @@ func expectations(t testing.TB) []expectation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var all []expectation
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if strings.HasPrefix(lines.Text(), "#") {
@@ -83,7 +83,7 @@ func TestSamples(t *testing.T) {
 			if openErr != nil {
 				t.Fatal(openErr)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			if _, fileErr := ProbeFile(f); Verdict(want.file, info, fileErr).Verdict != want.verdict {
 				t.Errorf("ProbeFile: %v, want %s", fileErr, want.verdict)
 			}

@@ -207,6 +207,8 @@ type Policy struct {
 	RestoreDeleted  bool // import again what somebody deleted on the server
 	Consume         bool // remove a file once its volume is verified; exclusive with Prune
 	RequireChecksum bool // import nothing that no checksum list names
+	// PruneDelay is how long a file must be missing, over at least two full scans, before its volume is pruned.
+	PruneDelay time.Duration
 }
 
 // Replace says how a volume gets new bytes. A volume is never renamed: that corrupts it (SERVER-API 3.3).

@@ -237,7 +237,7 @@ func (d *decider) replan(now time.Time) {
 		}
 	}
 	if d.cfg.Policy.Prune {
-		d.planDue.at(now.Add(pruneDelay / 4))
+		d.planDue.at(now.Add(max(time.Second, d.cfg.Policy.PruneDelay/4)))
 	}
 	d.planDue.ran(time.Now(), time.Since(now))
 	slices.SortStableFunc(d.plan, func(a, b Action) int { return cmp.Compare(urgency(a.Kind), urgency(b.Kind)) })

@@ -102,9 +102,6 @@ type FolderState struct {
 	Same    bool     // it is the folder that the journal knows
 }
 
-// pruneDelay is how long a file must be missing, over at least two full scans, before its volume is pruned.
-const pruneDelay = 60 * time.Second
-
 type planner struct {
 	View
 	policy  Policy

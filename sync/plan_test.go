@@ -12,7 +12,10 @@ import (
 	"isosyncd/lxd"
 )
 
-const owner = "host:/drop"
+const (
+	owner      = "host:/drop"
+	pruneDelay = time.Minute
+)
 
 // t0 is the time of every plan in these tests; nothing in a plan depends on the real one.
 var t0 = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
@@ -41,7 +44,7 @@ func newSituation() *situation {
 			Folder: FolderState{Same: true}, Space: lxd.Space{Used: 0, Total: 10_000}, Driver: "dir", CanCopy: true,
 			Spooled: map[string]bool{}, Busy: map[string]bool{},
 		},
-		policy: Policy{Replace: ReplaceStaged},
+		policy: Policy{Replace: ReplaceStaged, PruneDelay: pruneDelay},
 	}
 }
 

@@ -230,6 +230,7 @@ func drawWorld(t *rapid.T) *world {
 	w.policy = Policy{
 		Replace:        rapid.SampledFrom([]Replace{ReplaceStaged, ReplaceInPlace, ReplaceNever}).Draw(t, "replace"),
 		Prune:          yes("prune"),
+		PruneDelay:     pruneDelay,
 		RestoreDeleted: yes("restore"),
 	}
 	w.policy.Consume = !w.policy.Prune && yes("consume")

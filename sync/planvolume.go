@@ -162,7 +162,7 @@ func (p *planner) orphan(name string) (Action, bool) {
 	if _, ours := p.marks[name]; !there || !ours || !p.policy.Prune || r.Consumed {
 		return Action{}, false
 	}
-	if p.Folder.Problem != nil || r.MissingSince.IsZero() || p.now.Sub(r.MissingSince) < pruneDelay {
+	if p.Folder.Problem != nil || r.MissingSince.IsZero() || p.now.Sub(r.MissingSince) < p.policy.PruneDelay {
 		return Action{}, false
 	}
 	if p.pruning != nil && !r.Confirmed {

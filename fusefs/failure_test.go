@@ -1,0 +1,314 @@
+package fusefs
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"isosyncd/lxd"
+	isosync "isosyncd/sync"
+)
+
+// TestWriteErrors: what cp and others say for each way in which a file cannot become a volume, what .isosyncd/errors
+// says of it, and that nothing changed.
+func TestWriteErrors(t *testing.T) {
+	good := image(400, 1)
+	short := good[:300*2048]
+	html := bytes.Repeat([]byte("<!DOCTYPE html><html><body>404</body></html>\n"), 4000)
+	for name, tt := range map[string]struct {
+		data   []byte
+		heart  func(h *fakeHeart)
+		script string
+		wait   isosync.Wait
+		errno  syscall.Errno
+		text   string // in .isosyncd/errors/x.iso
+	}{
+		"no ISO, while writing":  {data: html, script: `cp F D/x.iso`, errno: syscall.EINVAL, text: "not an ISO image"},
+		"no ISO, by dd":          {data: html, script: `dd if=F of=D/x.iso bs=4k status=none`, errno: syscall.EINVAL, text: "not an ISO image"},
+		"no ISO, small":          {data: html[:999], script: `cp F D/x.iso`, errno: syscall.EINVAL, text: "not an ISO image"},
+		"no ISO, part":           {data: html, script: `cp F D/x.iso.part`, errno: syscall.EINVAL},
+		"truncated":              {data: short, script: `cp F D/x.iso`, errno: syscall.EIO, text: "incomplete"},
+		"truncated, mv":          {data: short, script: `cp F F2; mv F2 D/x.iso || { s=$?; test -e F2 && exit $s; }`, errno: syscall.EIO},
+		"truncated, cat":         {data: short, script: `cat F > D/x.iso`, errno: syscall.EIO},
+		"truncated, rsync":       {data: short, script: `rsync -a F D/x.iso`, errno: syscall.EIO},
+		"truncated, rename":      {data: short, script: `cp F D/x.part; mv D/x.part D/x.iso`, errno: syscall.EIO},
+		"foreign":                {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, false) }) }, script: `cp F D/x.iso`, errno: syscall.EEXIST},
+		"foreign, rename":        {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, false) }) }, script: `cp F D/x.part; mv -f D/x.part D/x.iso`, errno: syscall.EEXIST},
+		"foreign, rm":            {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, false) }) }, script: `rm -f D/x.iso`, errno: syscall.EPERM},
+		"foreign, mv":            {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, false) }) }, script: `mv D/x.iso D/y.iso`, errno: syscall.EPERM},
+		"foreign, chmod":         {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, false) }) }, script: `chmod 600 D/x.iso`, errno: syscall.EPERM},
+		"in use":                 {heart: used1, script: `cp F D/x.iso`, errno: syscall.EBUSY, text: "/1.0/instances/vm"},
+		"in use, rm":             {heart: used1, script: `rm -f D/x.iso`, errno: syscall.EBUSY, text: "/1.0/instances/vm"},
+		"in use, mv":             {heart: used1, script: `mv D/x.iso D/y.iso`, errno: syscall.EBUSY, text: "/1.0/instances/vm"},
+		"no name":                {script: `cp F D/日本.iso`, errno: syscall.EINVAL},
+		"no image's name":        {script: `cp F D/readme.txt`, errno: syscall.EINVAL},
+		"255 bytes":              {script: `cp F D/$(printf '%0252d' 0).iso`, errno: syscall.ENAMETOOLONG},
+		"clash":                  {heart: func(h *fakeHeart) { putAs(h, "x y.iso", "x-y", good) }, script: `cp F "D/x--y.iso" || cp F "D/x  y.iso"`, errno: syscall.EEXIST},
+		"no room, known early":   {heart: func(h *fakeHeart) { h.change(func() { h.server.Space = lxd.Space{Used: 9e5, Total: 1e6} }) }, script: `dd if=F of=D/x.iso bs=64k count=1 status=none`, errno: syscall.ENOSPC, text: "bytes free"},
+		"no room for the rest":   {heart: func(h *fakeHeart) { h.change(func() { h.server.Space = lxd.Space{Used: 1, Total: 5e5} }) }, script: `fallocate -l 1M D/x.iso`, errno: syscall.ENOSPC},
+		"away":                   {heart: (*fakeHeart).away, script: `cp F D/x.iso`, errno: syscall.EHOSTDOWN, text: "away"},
+		"away, rm":               {heart: func(h *fakeHeart) { h.change(func() { h.store("x", good, true) }); h.away() }, script: `rm -f D/x.iso`, errno: syscall.EHOSTDOWN},
+		"server fails":           {heart: func(h *fakeHeart) { h.fail = errors.New("disk on fire") }, script: `cp F D/x.iso`, errno: syscall.EREMOTEIO, text: "disk on fire"},
+		"server fails, rename":   {heart: func(h *fakeHeart) { h.fail = errors.New("disk on fire") }, script: `cp F D/x.part; mv D/x.part D/x.iso`, errno: syscall.EREMOTEIO},
+		"server denies":          {heart: func(h *fakeHeart) { h.fail = problem(isosync.CodeDenied, "no") }, script: `cp F D/x.iso`, errno: syscall.EACCES},
+		"limit":                  {heart: func(h *fakeHeart) { h.fail = problem(isosync.CodeLimit, "no") }, script: `cp F D/x.iso`, errno: syscall.EDQUOT},
+		"in place":               {heart: ours1, script: `dd if=F of=D/x.iso conv=notrunc status=none`, errno: syscall.EPERM, text: "in place"},
+		"append":                 {heart: ours1, script: `cat F >> D/x.iso`, errno: syscall.EPERM},
+		"rsync --inplace":        {heart: ours1, script: `touch -d 2001-01-01 F; rsync -t --inplace --no-W F D/x.iso`, errno: syscall.EPERM},
+		"truncate":               {heart: ours1, script: `truncate -s 0 D/x.iso`, errno: syscall.EPERM},
+		"mkdir":                  {script: `mkdir D/x`, errno: syscall.EPERM},
+		"ln":                     {heart: ours1, script: `ln D/x.iso D/y.iso`, errno: syscall.EPERM},
+		"ln -s":                  {script: `ln -s F D/y.iso`, errno: syscall.EPERM},
+		"mkfifo":                 {script: `mkfifo D/y.iso`, errno: syscall.EPERM},
+		"rm -r status":           {script: `rm -rf D/.isosyncd`, errno: syscall.EPERM},
+		"write status":           {script: `echo x > D/.isosyncd/status`, errno: syscall.EPERM},
+		"mv over":                {heart: func(h *fakeHeart) { ours1(h); putAs(h, "y.iso", "y", good) }, script: `mv -f D/x.iso D/y.iso`, errno: syscall.EEXIST},
+		"mv to no image":         {heart: ours1, script: `mv D/x.iso D/x.bak`, errno: syscall.EINVAL},
+		"two writers":            {script: `exec 3> D/x.iso; echo >&3; cp F D/x.iso`, errno: syscall.EBUSY},
+		"two writers, same name": {script: `exec 3> D/x.part; echo >&3; cp F D/x.part`, errno: syscall.EBUSY},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newFake(t)
+			if tt.heart != nil {
+				tt.heart(h)
+			}
+			x := mountFake(t, h, func(c *Config) { c.Wait = tt.wait })
+			if tt.data == nil {
+				tt.data = good
+			}
+			before := h.pool("x")
+			out, code := shell(x, tt.script, x.source("src", tt.data))
+			if code == 0 || !strings.Contains(out, tt.errno.Error()) && !strings.Contains(strings.ToLower(out), tt.errno.Error()) {
+				t.Errorf("exit %d: %q; want %q", code, out, tt.errno.Error())
+			}
+			if got := h.pool("x"); !bytes.Equal(got, before) {
+				t.Errorf("the volume changed: %d bytes, had %d", len(got), len(before))
+			}
+			if tt.text == "" {
+				return
+			}
+			if text, err := os.ReadFile(x.path(".isosyncd/errors/x.iso")); !strings.Contains(string(text), tt.text) {
+				t.Errorf("errors/x.iso says %q (%v), want %q in it", text, err, tt.text)
+			}
+		})
+	}
+}
+
+func putAs(h *fakeHeart, file, volume string, data []byte) {
+	if err := os.WriteFile(filepath.Join(h.folder, file), data, 0o600); err != nil {
+		panic(err)
+	}
+	h.change(func() {
+		h.files[file] = isosync.FileStatus{Name: file, Volume: volume, State: isosync.StatePresent, Digest: digestOf(data)}
+		h.store(volume, data, true)
+	})
+}
+
+func ours1(h *fakeHeart) { putAs(h, "x.iso", "x", image(300, 9)) }
+
+func used1(h *fakeHeart) {
+	ours1(h)
+	h.use("x", "/1.0/instances/vm", "/1.0/profiles/p")
+}
+
+// TestKilledWriter (F1): a writer killed midway closes as if it were done. What it left is held, visible, never a volume.
+func TestKilledWriter(t *testing.T) {
+	h := newFake(t)
+	x := mountFake(t, h, nil)
+	data := image(4000, 4)
+	src := x.source("src", data)
+	cmd := exec.Command("bash", "-c", "exec dd if=/dev/stdin of="+x.path("x.iso")+" bs=64k status=none")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(data[:1<<20]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "some bytes", func() bool {
+		st, err := os.Stat(x.path("x.iso"))
+		return err == nil && st.Size() > headSize
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "the reason", func() bool {
+		text, _ := os.ReadFile(x.path(".isosyncd/errors/x.iso"))
+		return strings.Contains(string(text), "incomplete")
+	})
+	if h.pool("x") != nil {
+		t.Error("a torn image was imported")
+	}
+	if names := x.names(); len(names) != 0 {
+		t.Errorf("left: %q", names)
+	}
+	mustRun(t, "cp", src, x.path("x.iso"))
+	x.wantPool("x", data)
+	if _, err := os.Stat(x.path(".isosyncd/errors/x.iso")); err == nil {
+		t.Error("the reason outlives its cause")
+	}
+}
+
+// TestKilledWhileWaiting: kill -9 of a cp that waits for its import ends it at once, and the import goes on.
+func TestKilledWhileWaiting(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM} {
+		h := newFake(t)
+		h.gate = make(chan struct{})
+		x := mountFake(t, h, nil)
+		data := image(400, 5)
+		cmd := exec.Command("cp", x.source("src", data), x.path("x.iso"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "given to the heart", func() bool {
+			_, err := os.Stat(filepath.Join(h.folder, "x.iso"))
+			return err == nil
+		})
+		eventually(t, "cp sleeps so that signals reach it", func() bool { return processState(t, cmd.Process.Pid) == "S" })
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // the test's time limit is the assertion: it ends although the gate is closed
+		close(h.gate)
+		eventually(t, "a volume", func() bool { return h.pool("x") != nil })
+		x.wantPool("x", data)
+	}
+}
+
+func processState(tb testing.TB, pid int) string {
+	tb.Helper()
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
+}
+
+// TestExitWithoutClose: a program that ends without close(2) is not kept waiting, and its file is imported.
+func TestExitWithoutClose(t *testing.T) {
+	h := newFake(t)
+	x := mountFake(t, h, nil)
+	data := image(400, 6)
+	mustRun(t, "bash", "-c", "exec 3> "+x.path("x.iso")+"; cat "+x.source("src", data)+" >&3; kill -9 $$ || true; exit 0 2>/dev/null || true") // killed by itself
+}
+
+// TestChildCloses: who inherited the file and closes it has not ended it, also if the opener has closed it before.
+func TestChildCloses(t *testing.T) {
+	h := newFake(t)
+	x := mountFake(t, h, nil)
+	data := image(400, 8)
+	src := x.source("src", data)
+	// The opener (bash) gives the file to a child in the background and closes its own descriptor at once.
+	script := "exec 3> " + x.path("x.iso") + "; { head -c 99999 " + src + "; sleep 0.2; tail -c +100000 " + src + "; } >&3 & exec 3>&-; wait"
+	mustRun(t, "bash", "-c", script)
+	eventually(t, "a volume", func() bool { return h.pool("x") != nil })
+	x.wantPool("x", data)
+}
+
+// TestUnlinkWhileWriting (F3): a file removed while it is being written is gone, and what is written goes nowhere.
+func TestUnlinkWhileWriting(t *testing.T) {
+	h := newFake(t)
+	x := mountFake(t, h, nil)
+	data := image(400, 8)
+	mustRun(t, "bash", "-c", "exec 3> "+x.path("x.iso")+"; head -c 99999 "+x.source("src", data)+" >&3; rm "+x.path("x.iso")+"; echo >&3; exec 3>&-")
+	if names := x.names(); len(names) != 0 || h.pool("x") != nil {
+		t.Errorf("left: %q", names)
+	}
+	eventually(t, "the draft is given back", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.drafts == 0
+	})
+}
+
+// TestOverwriteWhileImporting (F3): a new generation is a new file, and its bytes win.
+func TestOverwriteWhileImporting(t *testing.T) {
+	h := newFake(t)
+	h.gate = make(chan struct{})
+	x := mountFake(t, h, func(c *Config) { c.Wait = isosync.WaitStaged })
+	one, two := image(300, 1), image(400, 2)
+	mustRun(t, "cp", x.source("one", one), x.path("x.iso"))
+	mustRun(t, "cp", x.source("two", two), x.path("x.iso"))
+	close(h.gate)
+	eventually(t, "the second", func() bool { return bytes.Equal(h.pool("x"), two) || bytes.Equal(h.pool("x"), one) })
+	got, err := os.ReadFile(filepath.Join(h.folder, "x.iso"))
+	if err != nil || !bytes.Equal(got, two) {
+		t.Errorf("the folder has %d bytes (%v), want those of the second", len(got), err)
+	}
+}
+
+// TestRemoveWhileImporting (F3).
+func TestRemoveWhileImporting(t *testing.T) {
+	h := newFake(t)
+	h.gate = make(chan struct{})
+	x := mountFake(t, h, func(c *Config) { c.Wait = isosync.WaitStaged })
+	mustRun(t, "cp", x.source("one", image(300, 1)), x.path("x.iso"))
+	mustRun(t, "rm", x.path("x.iso"))
+	close(h.gate)
+	h.work.Wait()
+	if names := x.names(); len(names) != 0 || h.pool("x") != nil {
+		t.Errorf("left: %q", names)
+	}
+}
+
+// TestRenameVolume: mv inside is a copy on the server and a removal; one that takes long goes on.
+func TestRenameVolume(t *testing.T) {
+	h := newFake(t)
+	data := image(300, 1)
+	h.put(t, "a", data, true)
+	x := mountFake(t, h, nil)
+	mustRun(t, "mv", x.path("a.iso"), x.path("b.iso"))
+	x.wantPool("b", data)
+	if names := x.names(); len(names) != 1 || names[0] != "b.iso" {
+		t.Errorf("there are %q", names)
+	}
+	h.gate = make(chan struct{})
+	x.mount.tree.locked = 50 * time.Millisecond
+	out, code := run(t, "mv", x.path("b.iso"), x.path("c.iso"))
+	if code == 0 || !strings.Contains(out, syscall.EINPROGRESS.Error()) && !strings.Contains(out, "Operation now in progress") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	close(h.gate)
+	eventually(t, "the rename ends by itself", func() bool { return bytes.Equal(h.pool("c"), data) && h.pool("b") == nil })
+}
+
+// TestServerAway (F12): the last list stays, reading works from local files, writing fails or is staged, nothing waits.
+func TestServerAway(t *testing.T) {
+	for _, wait := range []isosync.Wait{isosync.WaitImport, isosync.WaitStaged} {
+		h := newFake(t)
+		data := image(300, 1)
+		h.put(t, "a", data, true)
+		h.put(t, "b", data, false)
+		x := mountFake(t, h, func(c *Config) { c.Wait = wait })
+		h.away()
+		h.mu.Lock()
+		h.gate = make(chan struct{}) // nothing is imported while the server is away
+		h.mu.Unlock()
+		if out := mustRun(t, "ls", "-l", x.dir); !strings.Contains(out, "a.iso") || !strings.Contains(out, "b.iso") {
+			t.Errorf("ls: %s", out)
+		}
+		if !bytes.Equal(x.read("a.iso"), data) {
+			t.Error("other bytes")
+		}
+		mustRun(t, "df", x.dir)
+		if out := mustRun(t, "cat", x.path(".isosyncd/status")); !strings.Contains(out, "away") {
+			t.Errorf("status: %s", out)
+		}
+		out, code := run(t, "cp", x.source("s", data), x.path("c.iso"))
+		if wait == isosync.WaitStaged && code != 0 || wait == isosync.WaitImport && !strings.Contains(out, "Host is down") {
+			t.Errorf("%s: exit %d: %s", wait, code, out)
+		}
+		close(h.gate)
+	}
+}
