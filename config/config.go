@@ -202,7 +202,7 @@ func (l *Loaded) note(v *viper.Viper, flags map[string]string) {
 	for _, pair := range os.Environ() {
 		name, _, _ := strings.Cut(pair, "=")
 		rest, ok := strings.CutPrefix(name, envPrefix)
-		if !ok || slices.Contains(known, rest) || strings.HasPrefix(rest, "TEST_") || rest == "FAILPOINT" {
+		if !ok || slices.Contains(known, rest) || strings.HasPrefix(rest, "TEST_") || strings.HasPrefix(rest, "FAILPOINT") {
 			continue
 		}
 		w := fmt.Sprintf("the environment variable %s is no setting and was ignored", name)

@@ -45,11 +45,15 @@ func (s *Store) createBackup(w http.ResponseWriter, r *request) (reply, error) {
 	if r.Header.Get("Accept") == "application/octet-stream" && b.Name == "" {
 		return reply{}, s.send(w, v)
 	}
-	if b.Name == "" || strings.Contains(b.Name, "/") {
-		return reply{}, refuse(http.StatusBadRequest, "Invalid backup name %q", b.Name)
+	if b.Name == "" {
+		b.Name = "backup-" + newUUID() // the client learns it from the operation
+	}
+	if strings.Contains(b.Name, "/") {
+		return reply{}, refuse(http.StatusBadRequest, "Backup names may not contain slashes")
 	}
 	k := v.key()
-	return reply{}, s.start(w, r, "Creating custom volume backup", k, func() error {
+	o := s.ops.begin(r.project, "Creating custom volume backup", k, map[string][]string{"backups": {backupURL(k, b)}})
+	return reply{}, s.run(w, o, func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.volumes[k] == nil {
@@ -63,6 +67,10 @@ func (s *Store) createBackup(w http.ResponseWriter, r *request) (reply, error) {
 	})
 }
 
+func backupURL(k key, b *backup) string {
+	return apiURL(k.project, "storage-pools", k.pool, "volumes", "custom", k.name, "backups", b.Name)
+}
+
 func (s *Store) listBackups(_ http.ResponseWriter, r *request) (reply, error) {
 	v, err := s.volume(r)
 	if err != nil {
@@ -74,7 +82,7 @@ func (s *Store) listBackups(_ http.ResponseWriter, r *request) (reply, error) {
 	list, urls := []backup{}, []string{}
 	for _, b := range s.backups[k] {
 		list = append(list, *b)
-		urls = append(urls, apiURL(k.project, "storage-pools", k.pool, "volumes", "custom", k.name, "backups", b.Name))
+		urls = append(urls, backupURL(k, b))
 	}
 	if r.recursive() {
 		return reply{metadata: list}, nil

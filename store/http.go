@@ -242,7 +242,12 @@ func (r *request) matches(etag string) error {
 
 // start runs an operation, and answers the request with it.
 func (s *Store) start(w http.ResponseWriter, r *request, description string, about key, f func() error) error {
-	o := s.ops.begin(r.project, description, about)
+	o := s.ops.begin(r.project, description, about, nil)
+	return s.run(w, o, f)
+}
+
+// run is start, for an operation that has begun.
+func (s *Store) run(w http.ResponseWriter, o *operation, f func() error) error {
 	s.again()
 	go func() {
 		defer s.leave()
@@ -251,7 +256,7 @@ func (s *Store) start(w http.ResponseWriter, r *request, description string, abo
 			return // as in a process that was killed, nobody hears of it
 		}
 		if err != nil {
-			err = &httpError{statusOf(err), strings.TrimSpace(description + ": " + err.Error())}
+			err = &httpError{statusOf(err), o.Description + ": " + err.Error()}
 		}
 		s.ops.end(o, err)
 	}()

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -80,8 +81,8 @@ func (ops *operations) close() {
 	clear(ops.list)
 }
 
-// begin adds one that runs.
-func (ops *operations) begin(project, description string, about key) *operation {
+// begin adds one that runs. more is what else it is about, by kind.
+func (ops *operations) begin(project, description string, about key, more map[string][]string) *operation {
 	now := time.Now().UTC()
 	o := &operation{
 		ID: newUUID(), Class: "task", Description: description, CreatedAt: now, UpdatedAt: now,
@@ -94,6 +95,7 @@ func (ops *operations) begin(project, description string, about key) *operation 
 	} else {
 		o.Resources["storage_volumes"] = []string{about.url()}
 	}
+	maps.Copy(o.Resources, more)
 	ops.mu.Lock()
 	ops.list[o.ID] = o
 	ops.mu.Unlock()

@@ -9,12 +9,24 @@ import (
 	"time"
 )
 
-// Extensions that both dialects claim, and that are kept to.
-var commonExtensions = []string{
-	"storage", "projects", "resources", "profile_update_patch", "storage_api_volume_rename", "storage_api_local_volume_handling",
-	"storage_api_project", "storage_volume_state", "storage_custom_volume_unix_uid", "api_filtering",
-	"custom_volume_iso", "storage_volumes_all_projects", "storage_volumes_created_at", "event_project", "operation_wait",
-	"event_lifecycle", "event_lifecycle_requestor",
+// extensions lists, by their names in both servers, what this store does. A name is added with what it stands for.
+func extensions(vendor string) []string {
+	both := []string{
+		// Programs ask for "resources" before they ask for the space of a pool, for "storage_api_volume_snapshots" and
+		// "custom_volume_backup" before they list none, and for "api_filtering" before they list instances.
+		"resources", "storage_api_volume_snapshots", "custom_volume_backup", "api_filtering",
+		"storage", "storage_api_volume_rename", "storage_api_local_volume_handling", "storage_api_project",
+		"storage_volume_state", "storage_volume_state_total", "storage_volume_api_filtering", "storage_volumes_all_projects",
+		"storage_volumes_created_at", "server_supported_storage_drivers", "custom_volume_iso",
+		"projects", "project_usage", "profile_usedby", "profiles_all_projects",
+		"operation_description", "operation_wait", "operations_get_query_all_projects",
+		"event_lifecycle", "event_location", "event_project", "event_lifecycle_requestor_address",
+	}
+	if vendor == vendorIncus {
+		return append(both, "backup_iso", "direct_backup")
+	}
+	return append(both, "storage_volatile_uuid", "storage_volumes_all", "storage_and_profile_operations", "bulk_operations",
+		"operation_metadata_entity_url")
 }
 
 // getServer serves GET /1.0.
@@ -23,16 +35,13 @@ func (s *Store) getServer(_ http.ResponseWriter, _ *request) (reply, error) {
 	if err != nil {
 		host = "store"
 	}
-	extensions, version := append([]string{}, commonExtensions...), "6.9"
-	if s.vendor == vendorLXD {
-		extensions = append(extensions, "storage_volatile_uuid", "storage_volumes_all", "storage_and_profile_operations",
-			"bulk_operations", "operation_metadata_entity_url")
-	} else {
-		extensions, version = append(extensions, "custom_volume_backup", "backup_iso", "direct_backup"), "6.23"
+	version := "6.9"
+	if s.vendor == vendorIncus {
+		version = "6.23"
 	}
 	return reply{metadata: map[string]any{
 		"config":           map[string]string{},
-		"api_extensions":   extensions,
+		"api_extensions":   extensions(s.vendor),
 		"api_status":       "stable",
 		"api_version":      "1.0",
 		"auth":             "trusted",

@@ -18,7 +18,7 @@ import (
 type inboxConfig struct {
 	Path            string        // of the folder, absolute
 	SettleDelay     time.Duration // positive
-	RequireChecksum bool          // the plan's business; here for the texts
+	RequireChecksum bool          // not used here: the plan holds such files
 	Owner           string
 	Now             func() time.Time // with a monotonic reading; only differences count
 	Log             *slog.Logger
@@ -51,17 +51,17 @@ type inbox struct {
 	entries  map[string]*entry
 	files    []File // of the last scan
 	names    []string
-	lists    map[string]*list
-	sums     map[string]sumsOf // of all lists, by image
-	sidecars map[string]*list  // those that hold their image
-	badList  *list             // the first that holds all images
+	lists    map[string]*sumList
+	sums     map[string]sumsOf   // of all lists, by image
+	sidecars map[string]*sumList // those that hold their image
+	badList  *sumList            // the first that holds all images
 	sumCount int
 	notes    map[string]*noteEntry // by their own file name
 
 	mu      gosync.Mutex
 	vouched map[string]vouched   // guarded by mu; by name
 	drafts  map[string]draftSeen // guarded by mu; see abandoned
-	dropped map[string]bool      // guarded by mu; notes that we removed, until the watch hears of it
+	dropped map[string]uint64    // guarded by mu; notes that we removed, and in which scan, until the watch hears of it
 }
 
 type vouched struct {
@@ -74,8 +74,8 @@ func newInbox(cfg inboxConfig) *inbox {
 		cfg: cfg, probe: iso.ProbeFile,
 		pins:    pinSet{all: map[*pinned]struct{}{}, first: make(chan struct{}, 1)},
 		moved:   make(chan struct{}, 1),
-		entries: map[string]*entry{}, lists: map[string]*list{}, notes: map[string]*noteEntry{},
-		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, dropped: map[string]bool{},
+		entries: map[string]*entry{}, lists: map[string]*sumList{}, notes: map[string]*noteEntry{},
+		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, dropped: map[string]uint64{},
 	}
 }
 
@@ -149,7 +149,7 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 			r.Next = t
 		}
 	}
-	changed := in.scanLists(d, lists)
+	dirty := in.scanLists(d, lists)
 	for i, name := range names {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
@@ -158,17 +158,17 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 		if err != nil {
 			return fmt.Errorf("%s: %w", quoteName(name), err)
 		}
-		changed = changed || c
+		dirty = dirty || c
 		soonest(next)
 	}
 	for name, e := range in.entries {
 		if e.scan != in.scans {
 			delete(in.entries, name)
-			changed = true
+			dirty = true
 		}
 	}
-	if changed || in.files == nil {
-		in.files = in.list()
+	if dirty || in.files == nil {
+		in.files = in.fileList()
 	}
 	r.Files = in.files
 	r.Notes = in.scanNotes(d, notes)
@@ -182,8 +182,8 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 	return nil
 }
 
-// scanFile brings one file forward. changed: its File is another than before.
-func (in *inbox) scanFile(d *folder, name string) (changed bool, next time.Time, err error) {
+// scanFile brings one file forward. dirty: its File is another than before.
+func (in *inbox) scanFile(d *folder, name string) (dirty bool, next time.Time, err error) {
 	st, err := d.stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, next, nil // gone since it was listed
@@ -199,40 +199,41 @@ func (in *inbox) scanFile(d *folder, name string) (changed bool, next time.Time,
 		e.volume, _ = VolumeName(name) // none: the plan holds it
 		in.entries[name] = e
 		in.restart(e, st)
-		changed = true
+		dirty = true
 	}
 	e.scan = in.scans
 	before := e.phase
 	switch {
 	case err != nil:
 		in.restart(e, st)
-		e.trouble = openProblem(name, err)
+		e.fail(err)
 	default:
 		if st != e.stat {
 			in.restart(e, st)
-			changed = true
+			dirty = true
 		}
+		e.vouched = e.vouched || e.held != nil && in.vouchedFor(name, st.id) // accept was not quite done at the last scan
 		in.look(d, e)
 	}
 	sums := in.sums[name]
 	if !sameSums(sums, e.sums) {
-		e.sums, changed = sums, true
+		e.sums, dirty = sums, true
 	}
 	held, next := in.judge(e)
 	if !sameProblem(held, e.held) {
 		if held == nil || e.held == nil || held.Code != e.held.Code {
 			e.since = in.now
 		}
-		e.held, changed = held, true
+		e.held, dirty = held, true
 	}
 	if held == nil {
 		e.passed = true
 	}
-	return changed || e.phase != before, next, nil
+	return dirty || e.phase != before, next, nil
 }
 
-// list makes the files of a scan.
-func (in *inbox) list() []File {
+// fileList makes the files of a scan.
+func (in *inbox) fileList() []File {
 	files := make([]File, 0, len(in.entries))
 	for _, e := range in.entries {
 		files = append(files, File{
@@ -257,7 +258,7 @@ func (in *inbox) vouchedFor(name string, id Identity) bool {
 	return ok && v.id == id
 }
 
-// forgetVouched drops what two scans have had the chance to see.
+// forgetVouched drops what two scans have had the chance to see, and removals that no watch wanted to hear of.
 func (in *inbox) forgetVouched() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -267,6 +268,11 @@ func (in *inbox) forgetVouched() {
 			in.vouched[name] = vouched{id: v.id, scan: in.scans}
 		case v.scan < in.scans:
 			delete(in.vouched, name)
+		}
+	}
+	for name, scan := range in.dropped {
+		if scan+1 < in.scans {
+			delete(in.dropped, name)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	gosync "sync"
 	"time"
 
@@ -123,7 +124,9 @@ func openJournal(dir string) (j *journal, moved string, err error) {
 }
 
 func loadJournal(path string, readOnly bool) (j *journal, err error) {
-	// bbolt panics on some kinds of damage; a damaged journal must never keep the daemon down.
+	// bbolt panics on some kinds of damage, and its memory map faults where a file was cut; a damaged journal must never
+	// keep the daemon down.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			j, err = nil, fmt.Errorf("journal is damaged: %v", p)
@@ -150,11 +153,23 @@ func loadJournal(path string, readOnly bool) (j *journal, err error) {
 	if err == nil {
 		err = db.View(j.load)
 	}
+	if err == nil {
+		err = db.View(func(tx *bbolt.Tx) error { return wholeFile(path, tx.Size()) })
+	}
 	if err != nil {
 		_ = db.Close() // the first error says more
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	return j, nil
+}
+
+// wholeFile reports a file that is shorter than what bbolt thinks it has: pages that are not loaded yet would be missing.
+func wholeFile(path string, want int64) error {
+	st, err := os.Stat(path)
+	if err == nil && st.Size() < want {
+		err = fmt.Errorf("it has %d of %d bytes", st.Size(), want)
+	}
+	return err
 }
 
 func (j *journal) load(tx *bbolt.Tx) error {

@@ -163,15 +163,15 @@ func (d *decider) wantNotes(s *Snapshot, now time.Time) {
 		switch {
 		case f.Problem != nil && f.Problem.Code == CodeAway && f.State == StateWaiting: // said once, for all of them
 		case f.State == StateFailed:
-			wanted[f.Name] = note{kind: "failed", body: noteBody(f)}
+			wanted[f.Name] = note{kind: "failed", body: statusBody(f)}
 		case f.State == StateWaiting || f.State == StateRetrying:
 			if !young {
-				wanted[f.Name] = note{kind: "waiting", body: noteBody(f)}
+				wanted[f.Name] = note{kind: "waiting", body: statusBody(f)}
 			} else {
 				d.publishDue.at(f.Since.Add(d.cfg.SettleDelay))
 			}
 		case d.cfg.StatusFiles == StatusAll && f.State != StatePresent:
-			wanted[f.Name] = note{kind: "waiting", body: noteBody(f)}
+			wanted[f.Name] = note{kind: "waiting", body: statusBody(f)}
 		}
 	}
 	if p := d.server.Problem; p != nil {
@@ -192,7 +192,7 @@ const folderNote = ""
 
 func sentence(p *Problem) string { return p.Text + "; " + p.Remedy + "." }
 
-func noteBody(f *FileStatus) string {
+func statusBody(f *FileStatus) string {
 	var b strings.Builder
 	if f.Problem != nil {
 		b.WriteString(sentence(f.Problem))

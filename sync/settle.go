@@ -37,6 +37,7 @@ type entry struct {
 	phase   phase
 	vouched bool     // the identity is one that accept made: nothing follows
 	trouble *Problem // for phaseNew and phaseOdd
+	soon    bool     // trouble is worth a look before the next full scan
 	info    iso.Info
 	verdict error // what the probe said
 	passed  bool  // with this identity it was free to be imported once
@@ -48,16 +49,13 @@ type entry struct {
 
 // look does what I/O is needed to bring e forward: none for a file that was probed, and did not change since.
 func (in *inbox) look(d *folder, e *entry) {
-	if e.phase == phaseProbed || e.phase == phaseOdd {
+	if in.odd(d, e) || e.phase == phaseProbed {
 		return
 	}
-	e.phase, e.trouble = phaseNew, nil
-	if in.odd(d, e) {
-		return
-	}
+	e.phase, e.trouble, e.soon = phaseNew, nil, false
 	f, st, err := d.open(e.name)
 	if err != nil {
-		e.trouble = openProblem(e.name, err)
+		e.fail(err)
 		return
 	}
 	defer func() { _ = f.Close() }() // read only; the lease goes with it
@@ -88,7 +86,7 @@ func (in *inbox) ask(f *os.File, e *entry) {
 	info, err := in.probe(f)
 	st, serr := fstat(int(f.Fd()))
 	if serr != nil {
-		e.trouble = openProblem(e.name, serr)
+		e.fail(serr)
 		return
 	}
 	if st.id != e.stat.id {
@@ -97,10 +95,16 @@ func (in *inbox) ask(f *os.File, e *entry) {
 		return
 	}
 	if err != nil && !errors.Is(err, iso.ErrNotISO) && !errors.Is(err, iso.ErrTruncated) {
-		e.trouble = openProblem(e.name, err) // asked again at the next scan
+		e.fail(err)
 		return
 	}
 	e.phase, e.info, e.verdict = phaseProbed, info, err
+}
+
+// fail notes that a file could not be opened or read. The next scan tries again.
+func (e *entry) fail(err error) {
+	e.trouble = openProblem(e.name, err)
+	e.soon = exhausted(err) || e.trouble.Code == CodeWriting
 }
 
 // odd reports, and remembers, what is no file to import at all.
@@ -127,7 +131,7 @@ func (in *inbox) odd(d *folder, e *entry) bool {
 func (in *inbox) judge(e *entry) (held *Problem, next time.Time) {
 	switch e.phase {
 	case phaseNew, phaseOdd:
-		if e.trouble != nil && e.trouble.Waits {
+		if e.soon {
 			next = in.now.Add(in.poll())
 		}
 		return e.trouble, next
@@ -184,7 +188,7 @@ func (in *inbox) judgeLists(e *entry) (held *Problem, next time.Time) {
 			Remedy: "correct the list; the file is not imported before",
 		}, next
 	}
-	for _, l := range []*list{in.sidecars[e.name], in.badList} {
+	for _, l := range []*sumList{in.sidecars[e.name], in.badList} {
 		switch {
 		case l == nil || l.problem == nil && !l.arriving:
 		case l.problem != nil:
@@ -204,7 +208,7 @@ func (in *inbox) judgeLists(e *entry) (held *Problem, next time.Time) {
 func (in *inbox) restart(e *entry, st entryStat) {
 	e.stat, e.seen, e.phase = st, in.now, phaseNew
 	e.vouched = in.vouchedFor(e.name, st.id)
-	e.trouble, e.info, e.verdict, e.passed = nil, iso.Info{}, nil, false
+	e.trouble, e.soon, e.info, e.verdict, e.passed = nil, false, iso.Info{}, nil, false
 }
 
 // poll is how often a file is looked at that waits for something no event tells of.

@@ -17,7 +17,7 @@ import (
 
 // finding is the answer of one check.
 type finding struct {
-	Check  string       `json:"check"` // "server", "format", "name", "clash", "room", "limits", "checksum"
+	Check  string       `json:"check"` // "server", "format", "name", "clash", "use", "room", "limits", "checksum"
 	OK     bool         `json:"ok"`
 	Code   isosync.Code `json:"code,omitempty"` // of what is wrong
 	Text   string       `json:"text"`
@@ -59,6 +59,10 @@ type place struct {
 	Volumes []lxd.Volume
 	Space   lxd.Space
 	Limits  lxd.Space // Total 0 = none, or the server does not tell us
+
+	Owner   string            // whose volumes may be replaced; "" = nobody's
+	Replace isosync.Replace   // how
+	Taken   map[string]string // volume names that other files of the same command get -> those files
 }
 
 // limiter is a Remote that knows the limits of its project.
@@ -100,7 +104,28 @@ func preflight(c *candidate, p *place) (volume string, list []finding) {
 	if named.OK {
 		list = append(list, checkClash(c, p, volume))
 	}
-	return volume, append(list, checkRoom(c, p), checkLimits(c, p))
+	need := needed(c, p, volume)
+	return volume, append(list, checkRoom(need, p), checkLimits(need, p))
+}
+
+// needed is the room that it takes at its peak, in bytes: nothing where the volume is there already, and more than the
+// size where another is replaced and the driver does not copy by reference.
+func needed(c *candidate, p *place, volume string) int64 {
+	if alreadyThere(c, p, volume) {
+		return 0
+	}
+	for i := range p.Volumes {
+		v := &p.Volumes[i]
+		_, ours := isosync.OurMark(*v, p.Owner)
+		switch {
+		case v.Name != volume || !ours || p.Owner == "":
+		case p.Replace == isosync.ReplaceInPlace:
+			return max(0, c.Size-v.Size)
+		case p.Driver != "btrfs" && p.Driver != "zfs":
+			return max(c.Size, 2*c.Size-v.Size)
+		}
+	}
+	return c.Size
 }
 
 // passed reports whether nothing speaks against the import.
@@ -140,7 +165,7 @@ func checkFormat(c *candidate) finding {
 	var short *iso.TruncatedError
 	switch {
 	case c.ProbeErr == nil:
-		return good(check, "%s", iso.Describe(c.Info))
+		return good(check, "%s", describeImage(c.Info))
 	case errors.As(c.ProbeErr, &not):
 		return bad(check, isosync.CodeNotISO, name+" is not an ISO image: it looks like "+not.LooksLike, not.Remedy)
 	case errors.As(c.ProbeErr, &short):
@@ -220,6 +245,9 @@ func checkVolumeName(c *candidate) (string, finding) {
 // most drivers an ISO volume k and another volume k.iso share a path (SERVER-API 1.5).
 func checkClash(c *candidate, p *place, name string) finding {
 	const check = "clash"
+	if other, taken := p.Taken[name]; taken {
+		return bad(check, isosync.CodeClash, fmt.Sprintf("%s maps to the volume name %s too", showName(other), name), "rename one of them")
+	}
 	for i := range p.Volumes {
 		v := &p.Volumes[i]
 		switch {
@@ -233,16 +261,27 @@ func checkClash(c *candidate, p *place, name string) finding {
 		case alreadyThere(c, p, name):
 			return good(check, "volume %s is there already, with the same bytes", name)
 		default:
-			return existing(v)
+			return existing(v, p)
 		}
 	}
 	return good(check, "the name is free")
 }
 
-// existing refuses to replace. The daemon does that without ever being left without the image; a command that may be
-// interrupted at any moment does not.
-func existing(v *lxd.Volume) finding {
+// existing decides about a volume with other bytes. The daemon replaces its own, without ever being left without the
+// image; a command that may be interrupted at any moment does not.
+func existing(v *lxd.Volume, p *place) finding {
 	const check = "clash"
+	if _, ours := isosync.OurMark(*v, p.Owner); ours && p.Owner != "" {
+		switch {
+		case p.Replace == isosync.ReplaceNever:
+			return bad(check, isosync.CodeReplaceOff, fmt.Sprintf("volume %s has other bytes, and replace is never", v.Name),
+				"delete the volume on the server, or change the setting")
+		case len(v.UsedBy) > 0:
+			return bad("use", isosync.CodeInUse, fmt.Sprintf("volume %s would be replaced, and is in use by %s", v.Name, showUsers(v.UsedBy)),
+				"detach it there")
+		}
+		return good(check, "volume %s, which nobody uses, would be replaced", v.Name)
+	}
 	used := ""
 	if len(v.UsedBy) > 0 {
 		used = ", used by " + showUsers(v.UsedBy)
@@ -256,7 +295,7 @@ func existing(v *lxd.Volume) finding {
 		"choose another name, or delete the volume if nobody needs it")
 }
 
-func checkRoom(c *candidate, p *place) finding {
+func checkRoom(need int64, p *place) finding {
 	const check = "room"
 	pool := showName(p.Pool)
 	if p.Driver != "" {
@@ -265,20 +304,20 @@ func checkRoom(c *candidate, p *place) finding {
 	switch free := p.Space.Free(); {
 	case free < 0:
 		return good(check, "the driver of pool %s does not tell its space", pool)
-	case c.Size > free:
+	case need > free:
 		return bad(check, isosync.CodeNoSpace,
-			fmt.Sprintf("pool %s lacks room: %s are needed, %s are free", pool, showBytes(c.Size), showBytes(free)), "free some, or use another pool")
+			fmt.Sprintf("pool %s lacks room: %s are needed, %s are free", pool, showBytes(need), showBytes(free)), "free some, or use another pool")
 	default:
-		return good(check, "%s are needed, pool %s has %s free", showBytes(c.Size), pool, showBytes(free))
+		return good(check, "%s are needed, pool %s has %s free", showBytes(need), pool, showBytes(free))
 	}
 }
 
-func checkLimits(c *candidate, p *place) finding {
+func checkLimits(need int64, p *place) finding {
 	const check = "limits"
 	switch free := p.Limits.Free(); {
 	case free < 0:
 		return good(check, "project %s has no limit that we know of", showName(p.Project))
-	case c.Size > free:
+	case need > free:
 		return bad(check, isosync.CodeLimit,
 			fmt.Sprintf("project %s may store %s, and %s are left", showName(p.Project), showBytes(p.Limits.Total), showBytes(free)),
 			"raise limits.disk of the project, or delete volumes of it")
@@ -304,4 +343,12 @@ func serverFinding(err error) finding {
 		f.Remedy = "start LXD or Incus on this host, or name a server with --remote"
 	}
 	return f
+}
+
+// describeImage is never empty.
+func describeImage(info iso.Info) string {
+	if d := iso.Describe(info); d != "" {
+		return d
+	}
+	return "ISO image"
 }

@@ -75,6 +75,27 @@ func TestPreflight(t *testing.T) {
 			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 100, Description: mark("host", someDigest)}}
 		}, "", "", "+clash:there already, with the same bytes"},
 		{"ours, bytes not known", volume(lxd.Volume{Name: "win", ContentType: "iso", Size: 100, Description: mark("host", someDigest)}), "clash", isosync.CodeForeign, ""},
+		{"the daemon's own, free", func(_ *candidate, p *place) {
+			p.Owner = "host"
+			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 100, Description: mark("host", other)}}
+		}, "", "", "+clash:would be replaced"},
+		{"the daemon's own, in use", func(_ *candidate, p *place) {
+			p.Owner = "host"
+			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 100, Description: mark("host", other), UsedBy: []string{"/1.0/profiles/default"}}}
+		}, "use", isosync.CodeInUse, "profile default"},
+		{"the daemon's own, replace never", func(_ *candidate, p *place) {
+			p.Owner, p.Replace = "host", isosync.ReplaceNever
+			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 100, Description: mark("host", other)}}
+		}, "clash", isosync.CodeReplaceOff, "never"},
+		{"no room for both", func(_ *candidate, p *place) {
+			p.Owner, p.Space = "host", lxd.Space{Used: 850, Total: 1000}
+			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 10, Description: mark("host", other)}}
+		}, "room", isosync.CodeNoSpace, "190 B are needed"},
+		{"room for one is enough in place", func(_ *candidate, p *place) {
+			p.Owner, p.Space, p.Replace = "host", lxd.Space{Used: 850, Total: 1000}, isosync.ReplaceInPlace
+			p.Volumes = []lxd.Volume{{Name: "win", ContentType: "iso", Size: 10, Description: mark("host", other)}}
+		}, "", "", "+room:90 B are needed"},
+		{"another file of the command", func(_ *candidate, p *place) { p.Taken = map[string]string{"win": "WIN.ISO"} }, "clash", isosync.CodeClash, "WIN.ISO maps to"},
 		{"another content type", volume(lxd.Volume{Name: "win", ContentType: "block"}), "clash", isosync.CodeForeign, "block volume"},
 		{"the same path", volume(lxd.Volume{Name: "win.iso", ContentType: "filesystem"}), "clash", isosync.CodeForeign, "same place"},
 		{"an ISO volume k.iso is another one", volume(lxd.Volume{Name: "win.iso", ContentType: "iso"}), "", "", ""},

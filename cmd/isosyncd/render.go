@@ -17,6 +17,9 @@ type view struct {
 	Height int // lines; 0 = no limit
 	Colour bool
 	Now    time.Time // what "ago" counts from
+
+	Sockets []string // where a daemon was looked for
+	Away    string   // why none tells anything, where this is a picture of one that did; "" = see the Status
 }
 
 // renderStatus shows a Status as text that ends with a newline. It is pure. What needs a person comes first, then what
@@ -101,7 +104,19 @@ func (r *renderer) head() []string {
 	st := r.st
 	var out []string
 	if !st.Running {
-		out = append(out, r.paintAll(yellow, r.field("daemon", "not running; this is what its journal remembers"))...)
+		text := "not running"
+		if len(r.Sockets) > 0 {
+			text += " (nobody answers on " + showText(strings.Join(r.Sockets, " or ")) + ")"
+		}
+		if r.Away == "" {
+			text += "; this is what its journal remembers"
+		} else {
+			text += "; " + r.Away
+		}
+		out = append(out, r.paintAll(yellow, r.field("daemon", text))...)
+		if st.Version == 0 {
+			return out // nothing was ever told
+		}
 	}
 	if st.Folder != "" {
 		out = append(out, r.field("folder", showName(st.Folder))...)

@@ -8,14 +8,22 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// commands lists all commands, in the order of --help.
-func commands(a *app) map[string][]*cobra.Command {
-	return map[string][]*cobra.Command{
-		groupDaemon: {newRunCommand(a), newStoreCommand(a), newConfigCommand(a)},
-		groupDaily: {
+// grouped is a part of --help.
+type grouped struct {
+	group    string
+	commands []*cobra.Command
+}
+
+// allCommands lists all commands.
+func allCommands(a *app) []grouped {
+	return []grouped{
+		{groupDaily, []*cobra.Command{
 			newListCommand(a), newInspectCommand(a),
-		},
-		"": {newVersionCommand(a), newManCommand(a)},
+		}},
+		{groupDaemon, []*cobra.Command{
+			newRunCommand(a), newMountCommand(a), newStoreCommand(a), newConfigCommand(a),
+		}},
+		{"", []*cobra.Command{newVersionCommand(a), newManCommand(a)}},
 	}
 }
 
@@ -42,9 +50,9 @@ becomes an ISO volume that virtual machines can boot from, and a newer file repl
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "configuration `FILE` (default /etc/isosyncd/config.yaml)")
 	root.AddGroup(&cobra.Group{ID: groupDaily, Title: "Every day:"}, &cobra.Group{ID: groupDaemon, Title: "The daemon:"})
-	for group, list := range commands(a) {
-		for _, c := range list {
-			c.GroupID = group
+	for _, g := range allCommands(a) {
+		for _, c := range g.commands {
+			c.GroupID = g.group
 			root.AddCommand(c)
 		}
 	}

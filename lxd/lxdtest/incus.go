@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,11 +81,9 @@ func (d *daemon) start(t testing.TB) {
 			t.Fatalf("incusd ended at its start: %v; its log ends with:\n%s", cmd.ProcessState, d.tail())
 		default:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), Limit)
-		defer cancel()
-		ask := exec.CommandContext(ctx, "incus", "query", "/internal/ready")
-		ask.Env = append(os.Environ(), "INCUS_DIR="+d.home.dir, "INCUS_CONF="+filepath.Join(d.home.dir, "conf"), "INCUS_SOCKET=")
-		return ask.Run() == nil
+		// The daemon answers others before it is ready; this it does not.
+		status, _, err := do("unix:"+filepath.Join(d.home.dir, "unix.socket"), http.MethodGet, "/internal/ready", nil)
+		return err == nil && status == http.StatusOK
 	})
 }
 

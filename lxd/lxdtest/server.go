@@ -236,6 +236,10 @@ func (s *Server) must(t testing.TB, method, path string, body any) json.RawMessa
 
 // Do makes one plain request, past package lxd. path may have a query. body, unless it is nil, is sent as JSON.
 func (s *Server) Do(method, path string, body any) (status int, text []byte, err error) {
+	return do(s.Addr(), method, path, body)
+}
+
+func do(addr, method, path string, body any) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Limit+30*time.Second)
 	defer cancel()
 	var r io.Reader
@@ -250,7 +254,7 @@ func (s *Server) Do(method, path string, body any) (status int, text []byte, err
 	if err != nil {
 		return 0, nil, err
 	}
-	tr := s.Transport()
+	tr := unixTransport(addr)
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(req)
 	if err != nil {

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/dustin/go-humanize"
+
+	isosync "isosyncd/sync"
+)
+
+const (
+	statusEvery = time.Second // at most so often is STATUS= sent
+	// aliveFor is how old the deciding goroutine's last turn may be: it takes one every 5 s, and some take a while.
+	aliveFor = 15 * time.Second
+)
+
+// notifier tells systemd how we are. Without systemd nothing happens.
+type notifier struct {
+	send func(state string) error
+	now  func() time.Time
+}
+
+// newNotifier sends to $NOTIFY_SOCKET, if there is one.
+func newNotifier() *notifier {
+	return &notifier{now: time.Now, send: func(state string) error {
+		_, err := daemon.SdNotify(false, state)
+		return err
+	}}
+}
+
+// beater is what a watchdog looks at.
+type beater interface{ Alive() time.Time }
+
+// watchdog feeds systemd's watchdog while the deciding goroutine takes its turns. Every interval/2 is what systemd asks
+// for (sd_watchdog_enabled(3)); 0 = there is no watchdog.
+func (n *notifier) watchdog(ctx context.Context, interval time.Duration, b beater) error {
+	if interval <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(interval / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			// Old turns are not fed on: if no newer one comes, systemd ends us with a dump of all stacks.
+			if n.now().Sub(b.Alive()) > max(aliveFor, interval/2) {
+				continue
+			}
+			if err := n.send(daemon.SdNotifyWatchdog); err != nil {
+				return fmt.Errorf("watchdog: %w", err)
+			}
+		}
+	}
+}
+
+// status keeps STATUS= up to date with the snapshots.
+func (n *notifier) status(ctx context.Context, latest func() *isosync.Snapshot) error {
+	last := ""
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+		}
+		s := latest()
+		if text := statusLine(s); text != last {
+			last = text
+			if err := n.send("STATUS=" + text); err != nil {
+				return fmt.Errorf("tell systemd: %w", err)
+			}
+		}
+		pause.Reset(statusEvery)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.Next():
+		}
+	}
+}
+
+// statusLine is the state in one line: counts, and the file that is at work.
+func statusLine(s *isosync.Snapshot) string {
+	var present, working, waiting, failed int
+	current := ""
+	for i := range s.Files {
+		f := &s.Files[i]
+		switch f.State {
+		case isosync.StatePresent:
+			present++
+		case isosync.StateWaiting, isosync.StateRetrying, isosync.StateSettling:
+			waiting++
+		case isosync.StateFailed:
+			failed++
+		default:
+			working++
+			if current == "" && f.Progress != nil {
+				current = progressLine(f)
+			}
+		}
+	}
+	parts := []string{fmt.Sprintf("%d of %d images present", present, len(s.Files))}
+	for _, p := range []struct {
+		n    int
+		text string
+	}{{working, "at work"}, {waiting, "waiting"}, {failed, "need somebody"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.text))
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if current != "" {
+		text += "; " + current
+	}
+	switch {
+	case s.Problem != nil:
+		text += "; " + s.Problem.Text
+	case s.Server.Problem != nil:
+		text += "; " + s.Server.Problem.Text
+	}
+	return showText(text)
+}
+
+func progressLine(f *isosync.FileStatus) string {
+	text := string(f.State) + " " + showName(f.Name)
+	if p := f.Progress; p.Total > 0 {
+		text += fmt.Sprintf(" (%d %% of %s)", 100*p.Done/p.Total, humanize.IBytes(uint64(p.Total)))
+	}
+	return text
+}
