@@ -157,7 +157,8 @@ func mountKeys() []Key {
 		{
 			Name: "mount", Kind: KindText, Usage: "directory to show the volumes in; empty = none",
 			Doc: `Show the ISO volumes of the pool as read-only files in this directory, and import what is copied there. Needs
-FUSE, and for the systemd unit the drop-in that lets it mount (/usr/share/isosyncd/isosyncd-mount.conf). Empty: no mount.`,
+FUSE, and for the systemd unit the drop-in that lets it mount: /usr/share/isosyncd/isosyncd-mount.conf.
+Empty: no mount.`,
 		},
 		{
 			Name: "mount_wait", Default: "import", Kind: KindChoice, Choices: []string{"import", "staged"},

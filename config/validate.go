@@ -118,10 +118,9 @@ func (l *Loaded) CheckRun() error {
 	} else if f := checkDirectory("folder", l.Folder); f != "" {
 		fault("%s", f)
 	}
-	if l.Mount != "" && real(l.Mount) != real(l.Folder) {
-		if f := checkDirectory("mount", l.Mount); f != "" {
-			fault("%s", f)
-		}
+	// A mount point that is missing is made, and one that a crash left makes errors until it is cleared: neither is a fault.
+	if st, err := os.Stat(l.Mount); l.Mount != "" && err == nil && !st.IsDir() {
+		fault("mount %s is not a directory", l.Mount)
 	}
 	store, embedded := strings.CutPrefix(l.Remote, "store:")
 	if !embedded {

@@ -8,8 +8,8 @@
 #   ISOSYNCD_TEST_PREVIOUS  a .deb to upgrade from (default: the last release tag, else this source with a lower version)
 #
 # Every wait is a bounded poll. The last line is "N passed, N failed".
-set -euo pipefail
-cd "$(dirname "$0")/.."
+set -uo pipefail # not -e: a point that fails must not hide the others
+cd "$(dirname "$0")/.." || exit 1
 export LC_ALL=C.UTF-8
 . packaging/testroot.sh
 . packaging/testpoints.sh
@@ -33,20 +33,20 @@ fi
 
 trap teardown EXIT
 trap 'exit 130' INT TERM
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/isosyncd-system.XXXXXX")
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/isosyncd-system.XXXXXX") || die "a temporary directory is made"
 root=$work/root
 
 say "building the packages"
 new=$(packaging/deb.sh) || die "the package is built"
 new_version=$(dpkg-deb -f "$new" Version)
-cp "$new" "$work/new.deb"
+cp "$new" "$work/new.deb" || die "the package is there"
 previous_package >"$work/previous.log" 2>&1 || { cat "$work/previous.log" >&2; die "the previous package is built"; }
 pass "the package is built: $new"
 
 say "making the root"
 tarball=$(base_root) || die "a Debian root is made"
 mkdir "$root"
-tar -C "$root" --numeric-owner --xattrs --xattrs-include='*' -xf "$tarball"
+tar -C "$root" --numeric-owner --xattrs --xattrs-include='*' -xf "$tarball" || die "the root is unpacked"
 cp "$work/new.deb" "$work/previous.deb" "$root/debs/"
 install -d "$root/isos"
 cp "${images[@]}" "$root/isos/"

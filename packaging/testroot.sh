@@ -92,7 +92,7 @@ inside() {
   local pid
   pid=$(leader)
   [ -n "$pid" ] || return 125
-  nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup --wd=/ -- \
+  nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup --wdns=/ -- \
     env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PAGER=cat SYSTEMD_COLORS=0 \
     DEBIAN_FRONTEND=noninteractive "$@" </dev/null
 }

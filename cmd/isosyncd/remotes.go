@@ -125,6 +125,9 @@ func withKeys(t lxd.Target, dir string) lxd.Target {
 			*f.field = path // also if it cannot be read: the error then names it
 		}
 	}
+	if b, err := os.ReadFile(filepath.Join(dir, bearerToken)); err == nil {
+		t.Bearer = strings.TrimSpace(string(b))
+	}
 	return t
 }
 

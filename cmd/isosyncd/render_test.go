@@ -42,7 +42,7 @@ func scenes() map[string]*control.Status {
 	mixed.Files = []control.File{
 		one.Files[0],
 		{
-			Name: "Ubuntu 24.04 Désktop amd64 with a name that is far too long for any column.iso",
+			Name:   "Ubuntu 24.04 Désktop amd64 with a name that is far too long for any column.iso",
 			Volume: "Ubuntu-24.04-Desktop-amd64-with-a-name-that-is-far-to-1a2b3c4d", State: "uploading", Size: 6 << 30,
 			Progress: &control.Progress{Done: 2 << 30, Total: 6 << 30, Started: before(20 * time.Second), ElapsedSeconds: 20, BytesPerSecond: 107374182, LeftSeconds: 40},
 		},

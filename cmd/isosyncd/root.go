@@ -18,10 +18,11 @@ type grouped struct {
 func allCommands(a *app) []grouped {
 	return []grouped{
 		{groupDaily, []*cobra.Command{
-			newListCommand(a), newInspectCommand(a),
+			newStatusCommand(a), newListCommand(a), newInspectCommand(a), newCheckCommand(a), newImportCommand(a),
+			newRetryCommand(a), newAdoptCommand(a),
 		}},
 		{groupDaemon, []*cobra.Command{
-			newRunCommand(a), newMountCommand(a), newStoreCommand(a), newConfigCommand(a),
+			newRunCommand(a), newMountCommand(a), newStoreCommand(a), newRemoteCommand(a), newConfigCommand(a),
 		}},
 		{"", []*cobra.Command{newVersionCommand(a), newManCommand(a)}},
 	}
