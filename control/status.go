@@ -198,7 +198,7 @@ func fromProblem(p *isosync.Problem) *Problem {
 // hardly ever happens by itself. A file that is being written, and a server that stumbled once, end by themselves.
 func needsPerson(p *isosync.Problem) bool {
 	switch p.Code {
-	case isosync.CodeIncomplete, isosync.CodeNoChecksum, isosync.CodeInUse, isosync.CodeNoSpace, isosync.CodeAway:
+	case isosync.CodeIncomplete, isosync.CodeNoChecksum, isosync.CodeInUse, isosync.CodeNoSpace, isosync.CodeLimit, isosync.CodeAway:
 		return true
 	}
 	return !p.Waits

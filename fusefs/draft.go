@@ -35,7 +35,10 @@ type draft struct {
 	to      target      // what name stands for
 	opened  bool        // it was open once
 	handles int         // open for reading or writing
-	writer  bool        // one of handles is open for writing
+	writers int         // of handles, those open for writing
+	hidden  bool        // a writer is in a process that /proc does not show
+	kept    bool        // a rename waits for sub, and says what becomes of the name
+	ghost   error       // why that rename failed: the old name stays for a moment, as rename(2) promises
 	gone    bool        // removed from the directory; its bytes go with the last handle
 	used    time.Time   // last open, close or rename
 	sub     *submission // what the heart says of it; nil = not given to the heart yet
@@ -77,7 +80,7 @@ func (t *tree) newDraft(name string, to target) (*draft, error) {
 	d := &draft{tree: t, ino: t.lastIno.Add(1), name: name, to: to, used: now, file: f, mtime: now}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if other := t.writing(name, to.volume); other != nil {
+	if t.writing(nil, name, to.volume) {
 		t.heart.Discard(f)
 		return nil, &isosync.Problem{
 			Code: isosync.CodeWriting, Waits: true, Text: quote(name) + " is being written by somebody else",
@@ -94,14 +97,21 @@ func (t *tree) newDraft(name string, to target) (*draft, error) {
 	return d, nil
 }
 
-// writing is the draft that somebody writes under that name, or for that volume. tree.mu is held.
-func (t *tree) writing(name, volume string) *draft {
-	for d := range t.drafts {
-		if (d.name == name || volume != "" && d.to.volume == volume) && (d.writer || !d.opened) && d.sub == nil {
-			return d
+// writing reports whether somebody writes a draft, other than d, under that name or for that volume. tree.mu is held.
+func (t *tree) writing(d *draft, name, volume string) bool {
+	for other := range t.drafts {
+		if other != d && other.sub == nil && (other.name == name || volume != "" && other.to.volume == volume) &&
+			(other.busy() || !other.opened) {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// busy reports whether somebody has the draft open for writing. The kernel's RELEASE comes a moment after the close(2)
+// that a program has seen return, so where a handle is left, /proc says whether anybody still has it. tree.mu is held.
+func (d *draft) busy() bool {
+	return d.writers > 0 && (d.hidden || d.tree.anyHolder(d.ino) != heldByNobody)
 }
 
 // draft is the one that shows under name, the newest; nil = none.
@@ -172,6 +182,10 @@ func (d *draft) expired(now time.Time, v *view) bool {
 		return now.Sub(d.used) > draftLife
 	case !d.sub.ended():
 		return false
+	case d.kept:
+		return false
+	case d.ghost != nil:
+		return now.Sub(d.sub.at) > ghostLife
 	case d.sub.err != nil, d.tree.wait == isosync.WaitImport, v.byVolume[d.to.volume] != nil && v.byVolume[d.to.volume].volume.File != "":
 		return true
 	}
@@ -258,13 +272,18 @@ func (d *draft) fits(size int64) error {
 // look decides from the start of the file what it cannot become. d.mu is held.
 func (d *draft) look() error {
 	info, err := iso.ProbeFile(d.file)
-	var not *iso.NotISOError
-	if errors.As(err, &not) && !d.blank() {
-		return &isosync.Problem{
-			Code: isosync.CodeNotISO, Text: "not an ISO image: it looks like " + not.LooksLike, Remedy: not.Remedy,
-		}
+	if errors.Is(err, iso.ErrNotISO) && !d.blank() {
+		return notISO(err)
 	}
 	return room(d.tree.heart.Snapshot().Server.Space, info.DeclaredSize)
+}
+
+func notISO(err error) error {
+	p := &isosync.Problem{Code: isosync.CodeNotISO, Text: "not an ISO image", Remedy: "only ISO images can be written here"}
+	if not := (*iso.NotISOError)(nil); errors.As(err, &not) {
+		p.Text, p.Remedy = p.Text+": it looks like "+not.LooksLike, not.Remedy
+	}
+	return p
 }
 
 // blank reports a start of zeros only, as programs write that fill in the descriptors last. d.mu is held.
@@ -320,29 +339,29 @@ var (
 )
 
 // Open gives one writer at a time, and any readers.
-func (n *draftNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (n *draftNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	d, t := n.d, n.d.tree
 	write := flags&syscall.O_ACCMODE != syscall.O_RDONLY
 	t.mu.Lock()
 	switch {
-	case d.gone, write && d.sub != nil:
+	case d.gone:
 		t.mu.Unlock()
 		return nil, 0, syscall.ESTALE // the kernel looks the name up again
-	case write && d.writer:
+	case write && d.sub != nil:
+		name := d.name
+		t.mu.Unlock()
+		return nil, 0, t.overwrite(ctx, name, flags)
+	case write && d.busy():
 		t.mu.Unlock()
 		return nil, 0, syscall.EBUSY
 	}
-	d.opened = true
-	d.handles++
-	d.writer = d.writer || write
-	d.used = time.Now()
+	h := d.handle(ctx, write)
 	for tid, p := range t.pending {
 		if p.draft == d {
 			delete(t.pending, tid)
 		}
 	}
 	t.mu.Unlock()
-	h := &draftHandle{d: d, write: write}
 	if write && flags&syscall.O_TRUNC != 0 {
 		if err := d.truncate(0); err != nil {
 			h.release()

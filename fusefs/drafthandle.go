@@ -27,6 +27,25 @@ var (
 	_ fs.FileAllocater = (*draftHandle)(nil)
 )
 
+// handle opens a draft. tree.mu is held.
+func (d *draft) handle(ctx context.Context, write bool) *draftHandle {
+	d.opened, d.used = true, time.Now()
+	d.handles++
+	if write {
+		d.writers++
+		d.hidden = threadOf(ctx) == 0
+	}
+	return &draftHandle{d: d, write: write}
+}
+
+// threadOf is the calling thread; 0 = it is in another pid namespace, or the kernel itself.
+func threadOf(ctx context.Context) uint32 {
+	if caller, ok := fuse.FromContext(ctx); ok {
+		return caller.Pid
+	}
+	return 0
+}
+
 func (h *draftHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	h.d.mu.Lock()
 	defer h.d.mu.Unlock()
@@ -109,11 +128,7 @@ func (h *draftHandle) Flush(ctx context.Context) syscall.Errno {
 	case refused != nil:
 		return toErrno(refused)
 	}
-	var tid uint32
-	if caller, ok := fuse.FromContext(ctx); ok {
-		tid = caller.Pid
-	}
-	switch t.holders(d.ino, tid) {
+	switch t.holders(d.ino, threadOf(ctx)) {
 	case heldByExiting, heldByOthers:
 		return 0
 	case heldUnknown:
@@ -140,16 +155,17 @@ func (h *draftHandle) release() {
 	d.handles--
 	d.used = time.Now()
 	if h.write {
-		d.writer = false
+		d.writers--
 	}
 	switch {
 	case d.gone:
 		if d.handles == 0 {
 			d.discard()
 		}
-	case h.write && refused != nil:
+	case d.writers > 0 || !h.write:
+	case refused != nil:
 		t.forget(d)
-	case h.write && written && d.sub == nil && !d.to.temporary:
+	case written && d.sub == nil && !d.to.temporary:
 		// Killed, or exited without close: what it left decides, and nobody is there to be told.
 		t.submit(d)
 	}

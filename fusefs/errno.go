@@ -82,3 +82,11 @@ func removalErrno(err error) syscall.Errno {
 	}
 	return toErrno(err)
 }
+
+// renameErrno is toErrno for rename(2), whose EINVAL programs take for a directory that is moved into itself.
+func renameErrno(err error) syscall.Errno {
+	if n := toErrno(err); n != syscall.EINVAL {
+		return n
+	}
+	return syscall.EPERM
+}

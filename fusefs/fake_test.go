@@ -88,7 +88,7 @@ func newFake(tb testing.TB) *fakeHeart {
 	h.server.Pool, h.server.Driver = "default", "dir"
 	h.server.Space = lxd.Space{Used: 1 << 30, Total: 100 << 30}
 	h.publish()
-	tb.Cleanup(h.work.Wait)
+	tb.Cleanup(func() { h.release(); h.work.Wait() })
 	return h
 }
 
@@ -162,6 +162,22 @@ func (h *fakeHeart) pool(name string) []byte {
 		return nil
 	}
 	return h.bytes[name]
+}
+
+// hold makes imports wait until release.
+func (h *fakeHeart) hold() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gate = make(chan struct{})
+}
+
+func (h *fakeHeart) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gate != nil {
+		close(h.gate)
+		h.gate = nil
+	}
 }
 
 func (h *fakeHeart) away() {
@@ -277,6 +293,7 @@ func (h *fakeHeart) imported(name, volume string, data []byte) error {
 			var p *isosync.Problem
 			if !errors.As(err, &p) {
 				p = problem(isosync.CodeServer, "%v", err)
+				err = p
 			}
 			f.State, f.Problem = isosync.StateFailed, p
 			h.files[name] = f

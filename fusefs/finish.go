@@ -69,8 +69,10 @@ func (t *tree) submitAs(d *draft, wait isosync.Wait) *submission {
 		t.mu.Unlock()
 		close(sub.done)
 		// What became a volume shows as that, and what failed is no file: unless it is still on its way to the server.
-		if err != nil || t.wait == isosync.WaitImport && wait == isosync.WaitImport {
-			t.drop(d)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if err != nil && !d.kept || err == nil && t.wait == isosync.WaitImport && wait == isosync.WaitImport {
+			t.forget(d)
 		}
 	})
 	return sub

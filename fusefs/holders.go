@@ -38,12 +38,17 @@ func holdersOf(ino uint64, tid uint32) holding {
 	case heldUnknown:
 		return heldUnknown
 	}
+	return anyHolder(ino)
+}
+
+// anyHolder looks through all processes: heldByOthers, heldByNobody, or heldUnknown where there is no /proc.
+func anyHolder(ino uint64) holding {
 	processes, err := os.ReadDir(procDir)
 	if err != nil {
 		return heldUnknown
 	}
 	for _, p := range processes {
-		if name := p.Name(); name[0] >= '1' && name[0] <= '9' && name != self && holds(name, ino) == heldByOthers {
+		if name := p.Name(); name[0] >= '1' && name[0] <= '9' && holds(name, ino) == heldByOthers {
 			return heldByOthers
 		}
 	}

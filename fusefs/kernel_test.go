@@ -294,7 +294,7 @@ func TestOverwriteTools(t *testing.T) {
 // TestWriteStaged: with mount_wait: staged a program ends before the import does, and finds its file meanwhile.
 func TestWriteStaged(t *testing.T) {
 	h := newFake(t)
-	h.gate = make(chan struct{})
+	h.hold()
 	x := mountFake(t, h, func(c *Config) { c.Wait = isosync.WaitStaged })
 	data := image(400, 3)
 	src := x.source("src", data)
@@ -309,7 +309,7 @@ func TestWriteStaged(t *testing.T) {
 	if h.pool("x") != nil {
 		t.Error("imported through a closed gate")
 	}
-	close(h.gate)
+	h.release()
 	eventually(t, "three volumes", func() bool { return h.pool("x") != nil && h.pool("y") != nil && h.pool("z") != nil })
 	for _, n := range []string{"x", "y", "z"} {
 		if got := x.read(n + ".iso"); !bytes.Equal(got, data) {

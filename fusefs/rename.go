@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"golang.org/x/sys/unix"
 
+	"isosyncd/iso"
 	isosync "isosyncd/sync"
 )
 
@@ -105,12 +106,13 @@ func (t *tree) renameVolume(ctx context.Context, v *view, e *entry, name string)
 	}
 	to, err := t.target(v, name)
 	switch {
-	case err != nil:
-		return t.refuse(name, err)
-	case to.temporary:
-		return t.refuse(name, &isosync.Problem{
+	case err == nil && to.temporary:
+		err = &isosync.Problem{
 			Code: isosync.CodeName, Text: quote(name) + " does not end in .iso", Remedy: "only ISO images can be here",
-		})
+		}
+		fallthrough
+	case err != nil:
+		return t.refuseAs(name, err, renameErrno(err))
 	case to.replaces == e:
 		return 0 // two names of one volume
 	case to.replaces != nil, t.draft(name) != nil:
@@ -145,22 +147,30 @@ func (t *tree) renameVolume(ctx context.Context, v *view, e *entry, name string)
 
 // renameDraft gives a written file its final name, which gives it to the heart, if nobody has it open for writing: else
 // close does that. The heart takes the bytes at once; the import is waited for a moment only, since the kernel holds
-// the directory.
+// the directory. What can be told from the bytes is told before: then the file keeps its name, and can be mended.
 func (t *tree) renameDraft(ctx context.Context, v *view, d *draft, name string) syscall.Errno {
 	to, err := t.target(v, name)
-	if err != nil {
-		return t.refuse(name, err)
+	if err == nil {
+		err = d.refusal()
 	}
-	d.mu.Lock()
-	refused := d.refused
-	d.mu.Unlock()
-	if refused != nil {
-		return t.refuse(name, refused)
+	if err != nil {
+		return t.refuseAs(name, err, renameErrno(err))
 	}
 	t.mu.Lock()
-	if d.sub != nil || t.writingBeside(d, name, to.volume) {
+	switch {
+	case d.ghost != nil:
+		t.mu.Unlock()
+		return renameErrno(d.ghost)
+	case d.sub != nil || t.writing(d, name, to.volume):
 		t.mu.Unlock()
 		return syscall.EBUSY
+	}
+	given := !to.temporary && d.keeps() && !d.busy()
+	if given {
+		if err := d.verdict(name); err != nil {
+			t.mu.Unlock()
+			return t.refuseAs(name, err, renameErrno(err))
+		}
 	}
 	for other := range t.drafts {
 		if other != d && other.name == name && other.sub == nil {
@@ -169,9 +179,9 @@ func (t *tree) renameDraft(ctx context.Context, v *view, d *draft, name string) 
 	}
 	was := d.name
 	d.name, d.to, d.used = name, to, time.Now()
-	written := d.keeps()
 	var sub *submission
-	if !to.temporary && !d.writer && written {
+	if given {
+		d.kept = true
 		sub = t.submitAs(d, isosync.WaitStaged)
 	}
 	t.mu.Unlock()
@@ -179,32 +189,59 @@ func (t *tree) renameDraft(ctx context.Context, v *view, d *draft, name string) 
 	if sub == nil {
 		return 0
 	}
-	return t.renamed(ctx, sub, to.file)
+	err = t.renamed(ctx, sub, to.file)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d.kept = false
+	switch {
+	case err == nil:
+	case sub.ended() && t.drafts[d]:
+		d.name, d.ghost = was, err
+	}
+	return renameErrno(err)
 }
 
-func (t *tree) renamed(ctx context.Context, sub *submission, file string) syscall.Errno {
+// refusal is why nothing more can be written to the draft.
+func (d *draft) refusal() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refused
+}
+
+// verdict says what the file itself has against being an image.
+func (d *draft) verdict(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file == nil {
+		return nil
+	}
+	_, err := iso.ProbeFile(d.file)
+	var short *iso.TruncatedError
+	switch {
+	case errors.Is(err, iso.ErrNotISO):
+		return notISO(err)
+	case errors.As(err, &short) && !short.Soft:
+		return &isosync.Problem{
+			Code: isosync.CodeIncomplete, Text: quote(name) + " is " + short.Error(), Remedy: "write the rest of it, or all of it again",
+		}
+	}
+	return nil
+}
+
+// renamed waits for what becomes of a draft that a rename gave to the heart.
+func (t *tree) renamed(ctx context.Context, sub *submission, file string) error {
 	since := time.Now()
 	ctx, cancel := t.bounded(ctx)
 	defer cancel()
 	select {
 	case <-sub.done:
 	case <-ctx.Done():
-		return toErrno(cause(ctx, ctx.Err()))
+		return cause(ctx, ctx.Err())
 	}
 	if sub.err != nil || t.wait == isosync.WaitStaged {
-		return toErrno(sub.err)
+		return sub.err
 	}
-	ctx, end := context.WithTimeout(ctx, t.settle)
+	settle, end := context.WithTimeout(ctx, t.settle)
 	defer end()
-	return toErrno(t.outcome(ctx, file, since))
-}
-
-// writingBeside reports another draft that somebody writes under that name or for that volume; tree.mu is held.
-func (t *tree) writingBeside(d *draft, name, volume string) bool {
-	for other := range t.drafts {
-		if other != d && other.sub == nil && other.writer && (other.name == name || volume != "" && other.to.volume == volume) {
-			return true
-		}
-	}
-	return false
+	return t.outcome(settle, file, since)
 }

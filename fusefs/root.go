@@ -88,11 +88,14 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		return n.control(ctx, out), 0
 	}
 	v := t.view()
-	e := v.find(name)
+	e, own := v.find(name), name
 	if e != nil {
-		if d := t.overwriting(ctx, e.name); d != nil {
-			return n.draftInode(ctx, d, out), 0
-		}
+		own = e.name
+	}
+	if d := t.overwriting(ctx, own); d != nil {
+		return n.draftInode(ctx, d, out), 0
+	}
+	if e != nil {
 		return n.volumeInode(ctx, e, out), 0
 	}
 	if d := t.draft(name); d != nil && !t.settled(d, v) {
@@ -103,13 +106,9 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 
 // overwriting is the draft that the calling thread asked for when it opened a volume for writing.
 func (t *tree) overwriting(ctx context.Context, name string) *draft {
-	caller, ok := fuse.FromContext(ctx)
-	if !ok {
-		return nil
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p, ok := t.pending[caller.Pid]; ok && p.name == name && !p.draft.gone {
+	if p, ok := t.pending[threadOf(ctx)]; ok && p.name == name && !p.draft.gone {
 		return p.draft
 	}
 	return nil
@@ -226,9 +225,9 @@ func (n *rootNode) Create(ctx context.Context, name string, flags, _ uint32, out
 		return nil, nil, 0, t.refuse(name, err)
 	}
 	t.mu.Lock()
-	d.opened, d.writer, d.handles = true, true, 1
+	h := d.handle(ctx, true)
 	t.mu.Unlock()
-	return n.draftInode(ctx, d, out), &draftHandle{d: d, write: true}, fuse.FOPEN_DIRECT_IO, 0
+	return n.draftInode(ctx, d, out), h, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // What a pool has not got is refused with EPERM, as link(2), mkdir(2), symlink(2) and mknod(2) say it of file systems

@@ -111,7 +111,7 @@ func (t *tree) writings() []writingDoc {
 	out := make([]writingDoc, 0, len(t.drafts))
 	for d := range t.drafts {
 		d.mu.Lock()
-		out = append(out, writingDoc{Name: d.name, Size: d.size, Open: d.writer, Given: d.sub != nil})
+		out = append(out, writingDoc{Name: d.name, Size: d.size, Open: d.writers > 0, Given: d.sub != nil})
 		d.mu.Unlock()
 	}
 	slices.SortFunc(out, func(a, b writingDoc) int { return strings.Compare(a.Name, b.Name) })

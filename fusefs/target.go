@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"isosyncd/lxd"
@@ -23,9 +24,7 @@ type target struct {
 func (t *tree) target(v *view, name string) (target, error) {
 	switch {
 	case len(name) > maxName:
-		return target{}, &isosync.Problem{
-			Code: isosync.CodeName, Text: "the name is longer than 255 bytes", Remedy: "use a shorter one",
-		}
+		return target{}, fmt.Errorf("%w: a name has 255 bytes at most", syscall.ENAMETOOLONG)
 	case isTemporary(name):
 		return target{temporary: true}, nil
 	case name == controlName || !isosync.IsImage(name):

@@ -25,6 +25,10 @@ const (
 	renameWait = 5 * time.Second
 )
 
+// ghostLife is how long a file that could not be renamed keeps its old name, though its bytes are the heart's: mv(1) looks
+// at it again and tries a second time, and shall then say why it failed.
+const ghostLife = 2 * time.Second
+
 // maxNotes bounds the failures that are remembered for .isosyncd/errors.
 const maxNotes = 1000
 
@@ -40,7 +44,9 @@ type tree struct {
 	born     time.Time
 	locked   time.Duration // lockedWait; tests shorten it
 	settle   time.Duration // renameWait
-	holders  func(ino uint64, tid uint32) holding
+	// Who has a draft open; tests that have no kernel put something else here.
+	holders   func(ino uint64, tid uint32) holding
+	anyHolder func(ino uint64) holding
 
 	stop    chan struct{} // closed when the mount goes away
 	work    sync.WaitGroup
@@ -73,7 +79,7 @@ func newTree(cfg Config) *tree {
 	t := &tree{
 		heart: cfg.Heart, openers: append([]Opener{cfg.Heart}, cfg.Openers...), wait: cfg.Wait, reserve: cfg.Reserve,
 		log: cfg.Log, uid: cfg.UID, gid: cfg.GID, born: time.Now(), locked: lockedWait, settle: renameWait,
-		holders: holdersOf, stop: make(chan struct{}),
+		holders: holdersOf, anyHolder: anyHolder, stop: make(chan struct{}),
 		drafts: map[*draft]bool{}, pending: map[uint32]pending{}, notes: map[string]note{},
 	}
 	t.lastIno.Store(draftInos | uint64(t.born.UnixNano())>>2&(draftInos-1))

@@ -82,7 +82,7 @@ func (n *volumeNode) Access(context.Context, uint32) syscall.Errno { return 0 }
 // Open gives the bytes, from wherever they are, or says at once that there is no such place.
 func (n *volumeNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
-		return nil, 0, n.tree.overwrite(ctx, n.now(), flags)
+		return nil, 0, n.tree.overwrite(ctx, n.now().name, flags)
 	}
 	c, err := n.acquire(ctx)
 	if err != nil {
@@ -122,27 +122,23 @@ func (n *volumeNode) release() {
 	}
 }
 
-// overwrite begins the replacement of a volume. The inode that was opened keeps the old bytes, for whoever reads them;
+// overwrite begins the replacement of a volume, or of a file that is on its way to be one. The inode that was opened keeps the old bytes, for whoever reads them;
 // the kernel is told that it is stale, so it looks the name up again (it does that once by itself, with LOOKUP_REVAL),
 // and this time, for this thread, the name is a new file.
-func (t *tree) overwrite(ctx context.Context, e *entry, flags uint32) syscall.Errno {
+func (t *tree) overwrite(ctx context.Context, name string, flags uint32) syscall.Errno {
 	if flags&syscall.O_TRUNC == 0 {
-		return t.refuse(e.name, &inPlaceError{name: e.name})
+		return t.refuse(name, &inPlaceError{name: name})
 	}
-	to, err := t.target(t.view(), e.name)
+	to, err := t.target(t.view(), name)
 	if err != nil {
-		return t.refuse(e.name, err)
+		return t.refuse(name, err)
 	}
-	d, err := t.newDraft(e.name, to)
+	d, err := t.newDraft(name, to)
 	if err != nil {
-		return t.refuse(e.name, err)
-	}
-	var tid uint32
-	if caller, ok := fuse.FromContext(ctx); ok {
-		tid = caller.Pid
+		return t.refuse(name, err)
 	}
 	t.mu.Lock()
-	t.pending[tid] = pending{name: e.name, draft: d, since: time.Now()}
+	t.pending[threadOf(ctx)] = pending{name: name, draft: d, since: time.Now()}
 	t.mu.Unlock()
 	return syscall.ESTALE
 }

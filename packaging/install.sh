@@ -25,6 +25,9 @@ if [ "$PREFIX" = /usr ]; then
 fi
 doc=$PREFIX/share/doc/isosyncd
 
+# config_text is the example with the folder that tmpfiles.d makes, so that an installation works as it is.
+config_text() { sed 's,^folder: ""$,folder: /srv/iso-drop,' "$here/systemd/config.yaml"; }
+
 # files prints mode, target and source, one file a line; a source in GENERATED begins with "generated/".
 files() {
   cat <<LIST
@@ -37,7 +40,6 @@ files() {
 0644 $PREFIX/lib/sysusers.d/isosyncd.conf $here/systemd/isosyncd.sysusers
 0644 $PREFIX/lib/tmpfiles.d/isosyncd.conf $here/systemd/isosyncd.tmpfiles
 0644 $PREFIX/share/isosyncd/isosyncd-mount.conf $here/systemd/isosyncd-mount.conf
-0644 $PREFIX/share/isosyncd/config.yaml $here/systemd/config.yaml
 0644 $PREFIX/share/bash-completion/completions/isosyncd generated/completion/bash
 0644 $zsh/_isosyncd generated/completion/zsh
 0644 $fish/isosyncd.fish generated/completion/fish
@@ -65,7 +67,8 @@ install)
       "$DESTDIR$PREFIX"/lib/systemd/system/isosyncd*.service "$DESTDIR$PREFIX/share/isosyncd/isosyncd-mount.conf"
   fi
   if [ ! -e "$config" ]; then
-    install -D -m 0644 "$here/systemd/config.yaml" "$config"
+    install -D -m 0644 <(config_text) "$config"
+    grep -q '^folder: /srv/iso-drop$' "$config" || { echo "config.yaml has no empty folder to fill in" >&2; exit 1; }
   fi
   if [ -z "$DESTDIR" ]; then
     cat <<'TEXT'
@@ -76,7 +79,7 @@ TEXT
   fi
   ;;
 uninstall)
-  if [ -e "$config" ] && cmp -s "$config" "$here/systemd/config.yaml"; then
+  if [ -e "$config" ] && cmp -s "$config" <(config_text); then
     rm -f -- "$config"
   fi
   while read -r _ target _; do

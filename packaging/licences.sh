@@ -6,19 +6,24 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# kind FILE: its SPDX identifier, found by a sentence that only this licence has.
-kind() {
-  local text
+# kinds FILE: the SPDX identifiers of the licences in it, one a line, each found by a sentence that only it has.
+kinds() {
+  local text found=1
   text=$(tr -s '[:space:]' ' ' <"$1")
+  is() { # IDENTIFIER PATTERN
+    # shellcheck disable=SC2053 # a pattern is meant
+    [[ $text != *$2* ]] || { echo "$1"; found=0; }
+  }
+  is Apache-2.0 'Apache License, Version 2.0'
+  is Apache-2.0 'Apache License Version 2.0'
+  is MPL-2.0 'Mozilla Public License*ersion 2.0'
+  is MIT 'Permission is hereby granted, free of charge'
+  is ISC 'Permission to use, copy, modify, and*distribute this software for any purpose'
   case $text in
-    *"Apache License"*"Version 2.0"*) echo Apache-2.0 ;;
-    *"Mozilla Public License"*[Vv]"ersion 2.0"*) echo MPL-2.0 ;;
-    *"Redistribution and use in source and binary forms"*"ndorse or promote products"*) echo BSD-3-Clause ;;
-    *"Redistribution and use in source and binary forms"*) echo BSD-2-Clause ;;
-    *"Permission is hereby granted, free of charge"*"The above copyright notice and this permission notice"*) echo MIT ;;
-    *"Permission to use, copy, modify, and/or distribute this software for any purpose"*) echo ISC ;;
-    *) return 1 ;;
+  *'Redistribution and use in source and binary forms'*'ndorse or promote products'*) echo BSD-3-Clause; found=0 ;;
+  *'Redistribution and use in source and binary forms'*) echo BSD-2-Clause; found=0 ;;
   esac
+  return $found
 }
 
 # texts DIR: the files of a module that have to go with its binary.
@@ -28,16 +33,16 @@ texts() {
 
 # one NAME VERSION DIR
 one() {
-  local name=$1 version=$2 dir=$3 files file kinds=() k
+  local name=$1 version=$2 dir=$3 files file all= more
   mapfile -t files < <(texts "$dir")
   for file in "${files[@]}"; do
     [[ ${file##*/} != [Nn][Oo][Tt][Ii][Cc][Ee]* ]] || continue
-    k=$(kind "$file") || { echo "$name $version: nobody has read ${file##*/} yet; add its kind to packaging/licences.sh" >&2; return 1; }
-    kinds+=("$k")
+    more=$(kinds "$file") || { echo "$name $version: nobody has read ${file##*/} yet; add its kind to packaging/licences.sh" >&2; return 1; }
+    all+=$more$'\n'
   done
-  [ ${#kinds[@]} -gt 0 ] || { echo "$name $version: it has no licence file" >&2; return 1; }
+  [ -n "$all" ] || { echo "$name $version: it has no licence file" >&2; return 1; }
   local line
-  line="$name $version $(printf '%s\n' "${kinds[@]}" | LC_ALL=C sort -u | paste -sd+)"
+  line="$name $version $(printf '%s' "$all" | LC_ALL=C sort -u | paste -sd+)"
   if [ "$list" = yes ]; then
     echo "$line"
     return

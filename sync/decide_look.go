@@ -169,11 +169,17 @@ func (d *decider) checkReady() {
 	}
 }
 
+// limiter is a Remote that knows what its project may store in its pool; *lxd.Pool does.
+type limiter interface {
+	Limits(ctx context.Context) (lxd.Space, error)
+}
+
 // listReport is one look at the server: a connection if there was none, its volumes and its room.
 type listReport struct {
 	remote  Remote
 	volumes []lxd.Volume
 	space   lxd.Space
+	limits  lxd.Space
 	seq     int
 	took    time.Duration
 	err     error
@@ -193,6 +199,12 @@ func (d *decider) startList(ctx context.Context) {
 		}
 		if r.err == nil {
 			r.space, r.err = r.remote.Space(ctx)
+		}
+		if l, ok := r.remote.(limiter); ok && r.err == nil {
+			// A client that may not ask is held to its limits by the server alone.
+			if r.limits, r.err = l.Limits(ctx); !errors.Is(r.err, lxd.ErrAway) {
+				r.err = nil
+			}
 		}
 		r.took = time.Since(start)
 		d.lists <- r
@@ -223,7 +235,7 @@ func (d *decider) takeList(ctx context.Context, r listReport) {
 	}
 	d.tries = 0
 	d.listed, d.server.Listed = now, now
-	d.space, d.server.Space = r.space, r.space
+	d.space, d.server.Space, d.limits = r.space, r.space, r.limits
 	d.merge(r)
 }
 

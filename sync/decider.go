@@ -26,6 +26,7 @@ type decider struct {
 	// The pool.
 	remote  Remote
 	space   lxd.Space
+	limits  lxd.Space
 	volumes map[string]lxd.Volume
 	touched map[string]int // seq at which a worker last told of a volume: a list that began before is older
 	seq     int
@@ -270,7 +271,7 @@ func (d *decider) view(records map[string]Record, digests map[Identity]Digest, n
 	return View{
 		Owner: d.cfg.Owner, Files: d.scan.Files, Digests: digests, Volumes: d.volumes, Records: records,
 		Folder: FolderState{Problem: d.scan.Problem, Same: d.same},
-		Space:  d.space, Reserved: reserved, Driver: d.remote.Driver(),
+		Space:  d.space, Limits: d.limits, Reserved: reserved, Driver: d.remote.Driver(),
 		CanCopy: !now.Before(d.noCopy), Spooled: d.spooled, Busy: busy,
 	}
 }

@@ -14,7 +14,6 @@ import (
 var legalVolume = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
 
 func TestVolumeName(t *testing.T) {
-	long := strings.Repeat("long-name.", 12)
 	for file, want := range map[string]string{
 		"win.iso":                             "win",
 		"WIN.ISO":                             "WIN",
@@ -44,14 +43,9 @@ func TestVolumeName(t *testing.T) {
 		"isosyncd-stage-0123456789abcdef.iso": "",
 		"~isosyncd-stage-x.iso":               "",
 		"isosyncd-stage.iso":                  "isosyncd-stage",
-		long + "iso":                          "long-name.long-name.long-name.long-name.long-name.long-6f1cb0de",
 		strings.Repeat("x", 64) + ".iso":      strings.Repeat("x", 64),
 	} {
 		got, err := VolumeName(file)
-		if file == long+"iso" {
-			// The hash is of the whole: only its form is fixed here.
-			want = got[:len(got)-8] + regexp.MustCompile(`[0-9a-f]{8}$`).FindString(got)
-		}
 		if got != want {
 			t.Errorf("VolumeName(%q) = %q, want %q", file, got, want)
 		}
@@ -104,7 +98,8 @@ func TestLongNamesStayDistinct(t *testing.T) {
 	base := strings.Repeat("en_windows_server_2022_", 6)
 	a, errA := VolumeName(base + "x64.iso")
 	b, errB := VolumeName(base + "arm64.iso")
-	if errA != nil || errB != nil || a == b || len(a) > maxVolumeName {
+	if errA != nil || errB != nil || a == b || len(a) > maxVolumeName ||
+		!strings.HasPrefix(a, base[:40]) {
 		t.Errorf("%q, %q", a, b)
 	}
 }

@@ -229,7 +229,11 @@ func (in *inbox) replaceNote(d *folder, tmp, name string) error {
 	if !old.ours {
 		return errNotOurs
 	}
+	in.announce(name)
 	err = unix.Renameat2(d.fd, tmp, d.fd, name, unix.RENAME_EXCHANGE)
+	if err != nil {
+		in.crossOff(name)
+	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
 		return unix.Renameat(d.fd, tmp, d.fd, name)
 	}
@@ -274,9 +278,7 @@ func (in *inbox) dropNoteFile(name string) error {
 	if !e.ours {
 		return nil
 	}
-	in.mu.Lock()
-	in.dropped[name] = in.scans
-	in.mu.Unlock()
+	in.announce(name)
 	err = d.takeAway(name, e.stat)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errReplaced) {
 		return fmt.Errorf("status file %s: %w", quoteName(name), err)

@@ -89,6 +89,7 @@ type View struct {
 	Records   map[string]Record
 	Folder    FolderState
 	Space     lxd.Space       // of the pool
+	Limits    lxd.Space       // of the project; Total 0 = none that we know of
 	Reserved  int64           // bytes of it that running uploads will need
 	Driver    string          // of the pool
 	CanCopy   bool            // the server copies volumes of this pool
@@ -111,7 +112,8 @@ type planner struct {
 	stages  map[string][]string // our marked stages by the volume they are for
 	donors  map[string]string   // digest -> one of our volumes that has it
 	sizes   map[int64]bool      // sizes of our volumes
-	free    int64               // what plans may still use, -1 = not known
+	free    int64               // what plans may still use of the pool, -1 = not known
+	left    int64               // and of the project's limits
 	pruning *Problem            // why nothing may be pruned now; set by guardPrune
 	actions []Action
 }
@@ -173,6 +175,10 @@ func (p *planner) index() {
 	}
 	for _, s := range p.stages {
 		slices.Sort(s)
+	}
+	p.left = p.Limits.Free()
+	if p.left >= 0 {
+		p.left = max(0, p.left-p.Reserved)
 	}
 	p.free = p.Space.Free()
 	if p.free >= 0 {
@@ -308,20 +314,26 @@ func (p *planner) gate(a Action) Action {
 	if !f.Permanent {
 		h.NotBefore = f.NotBefore
 	}
+	if p.left >= 0 {
+		p.left += a.need
+	}
 	if p.free >= 0 {
 		p.free += a.need
 	}
 	return h
 }
 
-// room takes size bytes of the pool's room for an action of this plan; false = there is not enough.
+// room takes bytes of the pool's room, and of what the project may store, for an action of this plan; false = there is
+// not enough.
 func (p *planner) room(need int64) bool {
-	switch {
-	case p.free < 0:
-		return true
-	case p.free < need:
+	if p.free >= 0 && p.free < need || p.left >= 0 && p.left < need {
 		return false
 	}
-	p.free -= need
+	if p.free >= 0 {
+		p.free -= need
+	}
+	if p.left >= 0 {
+		p.left -= need
+	}
 	return true
 }

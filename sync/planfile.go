@@ -125,6 +125,14 @@ func (p *planner) donor(digest, not string) string {
 }
 
 func (p *planner) noSpace(need int64, more string) *Problem {
+	if p.left >= 0 && p.left < need {
+		return &Problem{
+			Code: CodeLimit, Waits: true,
+			Text: fmt.Sprintf("the limits of the project leave too little: %s are needed, it may store %s more",
+				humanize.IBytes(uint64(need)), humanize.IBytes(uint64(p.left))),
+			Remedy: "raise limits.disk of the project, or delete volumes of it; it goes ahead by itself then" + more,
+		}
+	}
 	return &Problem{
 		Code: CodeNoSpace, Waits: true,
 		Text: fmt.Sprintf("the pool lacks room: %s are needed, %s are free",

@@ -44,6 +44,7 @@ func (in *inbox) watchFolder(ctx context.Context, wake func()) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOSYS):
 		return fmt.Errorf("%w: %w", errNoWatch, err)
 	default: // missing, no folder, not permitted: scan reports it
+		wake()
 		in.awaitFolder(ctx)
 		return nil
 	}
@@ -105,11 +106,23 @@ func (in *inbox) matters(name string, op fsnotify.Op) bool {
 	if !op.Has(fsnotify.Remove) && !op.Has(fsnotify.Rename) {
 		return false
 	}
+	return !in.crossOff(name)
+}
+
+// announce says that the next removal of a note is ours; the watch hears of it later.
+func (in *inbox) announce(name string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.dropped[name] = in.scans
+}
+
+// crossOff reports whether the removal of a note was announced.
+func (in *inbox) crossOff(name string) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	_, own := in.dropped[name]
 	delete(in.dropped, name)
-	return !own
+	return own
 }
 
 func pathID(path string) (folderID, error) {

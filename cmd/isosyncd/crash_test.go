@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	gosync "sync"
 	"testing"
 
 	"isosyncd/lxd/lxdtest"
@@ -18,6 +19,7 @@ import (
 type flow struct {
 	name   string
 	args   []string
+	gone   bool // the file is removed while the daemon is dead
 	before func(s *site)
 	change func(s *site)
 	after  func(s *site)
@@ -52,15 +54,12 @@ func flows() []flow {
 			change: func(s *site) { s.cp("a.iso", imageB) }, after: onlyGood,
 		},
 		{
-			name: "replace-in-place-file-gone", args: []string{"--replace", "in-place"}, before: imported,
-			change: func(s *site) { s.cp("a.iso", imageB) },
-			// The file goes while the daemon is dead: one of the two images must be there whole, never none.
-			after: func(s *site) {
-				lxdtest.Eventually(s.t, "a good volume", func() bool {
-					v := s.volumes()
-					return len(v) == 1 && (ours(v["a"], imageA) || ours(v["a"], imageB))
-				})
-			},
+			name: "replace-in-place-file-gone", args: []string{"--replace", "in-place"}, before: imported, gone: true,
+			change: func(s *site) { s.cp("a.iso", imageB) }, after: onlyGood,
+		},
+		{
+			name: "replace-staged-file-gone", args: []string{"--replace", "staged"}, before: imported, gone: true,
+			change: func(s *site) { s.cp("a.iso", imageB) }, after: onlyGood,
 		},
 		{
 			name: "copy", before: imported,
@@ -112,6 +111,20 @@ func flows() []flow {
 	}
 }
 
+// oneOfBoth waits until exactly one of the two images is there, whole, and nothing else of ours: never none.
+func oneOfBoth(s *site) {
+	s.t.Helper()
+	lxdtest.Eventually(s.t, "one good volume, and no stage", func() bool {
+		v := s.volumes()
+		return len(v) == 2 && (ours(v["a"], imageA) || ours(v["a"], imageB))
+	})
+	if ours(s.volumes()["a"], imageA) {
+		s.exact("a", imageA)
+	} else {
+		s.exact("a", imageB)
+	}
+}
+
 func writeTemp(s *site, b []byte) string {
 	path := filepath.Join(s.t.TempDir(), "image.iso")
 	if err := os.WriteFile(path, b, 0o600); err != nil {
@@ -121,7 +134,7 @@ func writeTemp(s *site, b []byte) string {
 }
 
 // drive starts a daemon and does what the flow needs besides: adopting is asked for, as a person would.
-func (f *flow) drive(s *site, env ...string) *daemon {
+func (f *flow) drive(s *site, env ...string) *process {
 	d := s.run(env...)
 	if f.name == "adopt" {
 		go func() {
@@ -145,68 +158,109 @@ func (f *flow) points(t *testing.T, server *lxdtest.Server) []string {
 	d := f.drive(s, "ISOSYNCD_FAILPOINT_TRACE="+trace)
 	f.after(s)
 	d.stop()
-	b, err := os.ReadFile(trace)
-	if err != nil {
+	return traced(t, trace)
+}
+
+// matrix knows which steps some process died at.
+type matrix struct {
+	mu      gosync.Mutex
+	covered map[string]bool // guarded by mu
+	points  int             // guarded by mu
+}
+
+// claim takes a step that nobody died at yet.
+func (m *matrix) claim(step string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.covered[step] {
+		return false
+	}
+	m.covered[step] = true
+	return true
+}
+
+func (m *matrix) count(step string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.points++
+	m.covered[step] = true
+}
+
+// TestCrash is the crash matrix: for every flow, kill -9 of the real process at every step, a restart on the same state,
+// and exactly one good volume for each file, nothing foreign touched, no stage left. Steps that only a recovery takes
+// are died at as well, in a second life.
+func TestCrash(t *testing.T) {
+	for _, kind := range []struct {
+		name  string
+		serve func(testing.TB) *lxdtest.Server
+	}{{"store", lxdtest.Store}, {"incus", lxdtest.Incus}} {
+		t.Run(kind.name, func(t *testing.T) {
+			server := kind.serve(t)
+			m := &matrix{covered: map[string]bool{}}
+			// The group ends when all flows, which run side by side, did.
+			t.Run("flows", func(t *testing.T) {
+				for _, f := range flows() {
+					t.Run(f.name, func(t *testing.T) {
+						t.Parallel()
+						for _, step := range f.points(t, server) {
+							t.Run(step, func(t *testing.T) { f.dieAt(t, server, m, step) })
+						}
+					})
+				}
+			})
+			t.Logf("crash matrix: %d points on %s", m.points, server.Kind())
+			for _, step := range isosync.Steps() {
+				if !m.covered[step] && !strings.HasPrefix(step, "remove.") { // TestCrashRemove, by the mount
+					t.Errorf("no flow dies at %s", step)
+				}
+			}
+		})
+	}
+}
+
+// dieAt dies at each of the steps, in one life after the other, and then lives.
+func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...string) {
+	s := newSite(t, server.In(t, strings.ReplaceAll("p-"+f.name+"-"+strings.Join(steps, "-"), ".", "-"), nil), f.args...)
+	s.server.Run("storage", "volume", "import", "default", writeTemp(s, image(1, "foreign")), "foreign", "--type=iso")
+	f.before(s)
+	foreign := s.volumes()["foreign"]
+	f.change(s)
+	after := f.after
+	for _, step := range steps {
+		d := f.drive(s, "ISOSYNCD_FAILPOINT="+step)
+		lxdtest.Eventually(t, "the daemon to die at "+step, d.ended)
+		if !d.killedItself() {
+			t.Fatalf("the daemon ended by itself: %v", d.err)
+		}
+		m.count(step)
+		if f.gone {
+			if err := os.Remove(filepath.Join(s.folder, "a.iso")); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			after = oneOfBoth
+		}
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	d := f.drive(s, "ISOSYNCD_FAILPOINT_TRACE="+trace)
+	after(s)
+	d.stop()
+	if got := s.volumes()["foreign"]; got.Description != foreign.Description || got.Incarnation() != foreign.Incarnation() {
+		t.Errorf("the volume of somebody else was touched: %+v", got)
+	}
+	for _, step := range traced(t, trace) {
+		if len(steps) == 1 && m.claim(step) {
+			t.Run("then "+step, func(t *testing.T) { f.dieAt(t, server, m, steps[0], step) })
+		}
+	}
+}
+
+// traced reads the steps that a daemon took, each once.
+func traced(t *testing.T, path string) []string {
+	b, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	steps := strings.Fields(string(b))
 	slices.Sort(steps)
 	return slices.Compact(steps)
-}
-
-// TestCrash is the crash matrix: for every flow, kill -9 of the real process at every step, a restart on the same state,
-// and exactly one good volume for each file, nothing foreign touched, no stage left.
-func TestCrash(t *testing.T) {
-	covered := map[string]bool{}
-	lxdtest.Each(t, func(t *testing.T, server *lxdtest.Server) {
-		total := 0
-		for _, f := range flows() {
-			steps := f.points(t, server)
-			for _, step := range steps {
-				covered[step] = true
-			}
-			total += len(steps)
-			t.Run(f.name, func(t *testing.T) {
-				for _, step := range steps {
-					t.Run(step, func(t *testing.T) { f.dieAt(t, server, step) })
-				}
-			})
-		}
-		t.Logf("crash matrix: %d points on %s", total, server.Kind())
-	})
-	for _, step := range isosync.Steps() {
-		if !covered[step] && !strings.HasPrefix(step, "remove.") {
-			t.Errorf("no flow dies at %s", step)
-		}
-	}
-}
-
-func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, step string) {
-	s := newSite(t, server.In(t, strings.ReplaceAll("p-"+f.name+"-"+step, ".", "-"), nil), f.args...)
-	s.server.Run("storage", "volume", "import", "default", writeTemp(s, image(1, "foreign")), "foreign", "--type=iso")
-	f.before(s)
-	foreign := s.volumes()["foreign"]
-	f.change(s)
-	d := f.drive(s, "ISOSYNCD_FAILPOINT="+step)
-	lxdtest.Eventually(t, "the daemon to die at "+step, d.ended)
-	if !d.killedItself() {
-		t.Fatalf("the daemon ended by itself: %v", d.err)
-	}
-	if f.name == "replace-in-place-file-gone" {
-		if err := os.Remove(filepath.Join(s.folder, "a.iso")); err != nil {
-			t.Fatal(err)
-		}
-		f.after = func(s *site) {
-			lxdtest.Eventually(s.t, "one good volume", func() bool {
-				v := s.volumes()
-				return len(v) == 2 && (ours(v["a"], imageA) || ours(v["a"], imageB))
-			})
-		}
-	}
-	d = f.drive(s)
-	f.after(s)
-	d.stop()
-	if got := s.volumes()["foreign"]; got.Description != foreign.Description || got.Incarnation() != foreign.Incarnation() {
-		t.Errorf("the volume of somebody else was touched: %+v", got)
-	}
 }

@@ -68,14 +68,16 @@ this command's own: no daemon replaces or prunes it.`,
 	return cmd
 }
 
-// importOwner is in the mark of what this command makes. It is no daemon's owner: a daemon with prune on would delete
-// what has no file in its folder.
+// importPrefix begins the owner in the marks of what this command makes.
+const importPrefix = "import@"
+
+// importOwner is no daemon's owner: a daemon with prune on would delete what has no file in its folder.
 func importOwner() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
 		host = "localhost"
 	}
-	return "import@" + host
+	return importPrefix + host
 }
 
 // importer makes one volume of one file.

@@ -287,9 +287,13 @@ func existing(v *lxd.Volume, p *place) finding {
 		used = ", used by " + showUsers(v.UsedBy)
 	}
 	if _, m, marked := isosync.ParseMark(v.Description); marked {
+		remedy := "to replace it, copy the file into the folder of that isosyncd; or choose another name"
+		if strings.HasPrefix(m.Owner, importPrefix) {
+			remedy = "choose another name, or delete the volume if nobody needs it"
+		}
 		return bad(check, isosync.CodeForeign,
 			fmt.Sprintf("a volume %s with other bytes is there already%s (made by isosyncd, owner %s)", v.Name, used, showName(m.Owner)),
-			"to replace it, copy the file into the folder of that isosyncd; or choose another name")
+			remedy)
 	}
 	return bad(check, isosync.CodeForeign, fmt.Sprintf("a volume %s is there already%s, and isosyncd did not make it", v.Name, used),
 		"choose another name, or delete the volume if nobody needs it")

@@ -134,7 +134,7 @@ func showProgress(state string, p *control.Progress, room int) string {
 		if state != string(isosync.StateStoring) {
 			what = "at work"
 		}
-		return fit(room, what+", "+elapsed, elapsed)
+		return fit(room, what+", "+elapsed, "writing, "+elapsed, elapsed)
 	}
 	part := float64(p.Done) / float64(p.Total)
 	percent := fmt.Sprintf("%3.0f%%", 100*min(1, part))

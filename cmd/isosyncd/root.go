@@ -19,7 +19,7 @@ func allCommands(a *app) []grouped {
 	return []grouped{
 		{groupDaily, []*cobra.Command{
 			newStatusCommand(a), newListCommand(a), newInspectCommand(a), newCheckCommand(a), newImportCommand(a),
-			newRetryCommand(a), newAdoptCommand(a),
+			newRetryCommand(a), newAdoptCommand(a), newSyncCommand(a),
 		}},
 		{groupDaemon, []*cobra.Command{
 			newRunCommand(a), newMountCommand(a), newStoreCommand(a), newRemoteCommand(a), newConfigCommand(a),
@@ -61,21 +61,28 @@ becomes an ISO volume that virtual machines can boot from, and a newer file repl
 		return &usageError{err: err, command: cmd.CommandPath()}
 	})
 	mindArguments(root)
+	a.completeRemotes(root)
 	return root
 }
 
-// mindArguments makes usage errors of wrong numbers of arguments and unknown commands.
+// mindArguments makes usage errors of wrong numbers of arguments, unknown commands, and flags that exclude each other.
 func mindArguments(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				if !cmd.HasParent() && len(args) > 0 {
-					err = unknownCommand(cmd, args[0])
-				}
-				return &usageError{err: err, command: cmd.CommandPath()}
-			}
-			return nil
+	check := cmd.Args
+	if check == nil {
+		check = cobra.ArbitraryArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := check(cmd, args)
+		if err != nil && !cmd.HasParent() && len(args) > 0 {
+			err = unknownCommand(cmd, args[0])
 		}
+		if err == nil {
+			err = cmd.ValidateFlagGroups() // cobra would do it later, and say nothing of usage
+		}
+		if err != nil {
+			return &usageError{err: err, command: cmd.CommandPath()}
+		}
+		return nil
 	}
 	for _, c := range cmd.Commands() {
 		mindArguments(c)

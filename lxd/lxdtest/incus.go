@@ -59,8 +59,12 @@ func (d *daemon) start(t testing.TB) {
 	defer func() { _ = log.Close() }()
 	cmd := exec.CommandContext(context.Background(), incusd(), "--group", "root")
 	cmd.Dir = "/"
-	// No proxy and no debug settings of the caller; only what programs need to be found.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "INCUS_DIR=" + d.home.dir, "INCUS_SECURITY_APPARMOR=false", "HOME=" + d.home.dir}
+	// Nothing of the caller's settings. The daemon looks for lists of images and instance types on the Internet: the
+	// proxy that nobody runs keeps it on this machine.
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + d.home.dir, "INCUS_DIR=" + d.home.dir, "INCUS_SECURITY_APPARMOR=false",
+		"http_proxy=http://127.0.0.1:9", "https_proxy=http://127.0.0.1:9",
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {

@@ -108,7 +108,11 @@ func (s *Server) PoolNamed(t testing.TB, name string) *lxd.Pool {
 // as {"features.storage.volumes": "false"}.
 func (s *Server) In(t testing.TB, project string, config map[string]string) *Server {
 	t.Helper()
-	s.must(t, http.MethodPost, "/1.0/projects", map[string]any{"name": project, "config": config})
+	body := map[string]any{"name": project}
+	if config != nil {
+		body["config"] = config // to Incus, null is not the same as nothing: it turns all features off
+	}
+	s.must(t, http.MethodPost, "/1.0/projects", body)
 	in := *s
 	in.t, in.project = t, project
 	return &in

@@ -85,8 +85,8 @@ func newSite(t testing.TB, server *lxdtest.Server, args ...string) *site {
 
 func (s *site) control() string { return filepath.Join(filepath.Dir(s.state), "c.sock") }
 
-// daemon is a running isosyncd.
-type daemon struct {
+// process is a running isosyncd.
+type process struct {
 	t    testing.TB
 	cmd  *exec.Cmd
 	log  *logBuffer
@@ -113,14 +113,14 @@ func (l *logBuffer) String() string {
 }
 
 // run starts the daemon. It is killed when the test ends, if it still runs.
-func (s *site) run(env ...string) *daemon {
+func (s *site) run(env ...string) *process {
 	s.t.Helper()
 	args := append([]string{
 		"run", "--folder", s.folder, "--state-dir", s.state, "--remote", s.server.Addr(), "--project", s.server.Project(),
 		"--pool", "default", "--owner", owner, "--settle-delay", "200ms", "--scan-interval", "2s", "--refresh-interval", "2s",
 		"--control", s.control(), "--log-level", "debug",
 	}, s.args...)
-	d := &daemon{t: s.t, log: &logBuffer{}, done: make(chan struct{})}
+	d := &process{t: s.t, log: &logBuffer{}, done: make(chan struct{})}
 	d.cmd = exec.CommandContext(context.Background(), program(s.t), args...)
 	d.cmd.Env = append(append(os.Environ(), s.env...), env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
@@ -139,14 +139,17 @@ func (s *site) run(env ...string) *daemon {
 	return d
 }
 
-func (d *daemon) kill() {
+func (d *process) kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.done
 }
 
-// stop ends it in an orderly way.
-func (d *daemon) stop() {
+// stop ends it in an orderly way, once it is ready: before that it would not hear.
+func (d *process) stop() {
 	d.t.Helper()
+	lxdtest.Eventually(d.t, "the daemon to be ready", func() bool {
+		return d.ended() || strings.Contains(d.log.String(), "msg=ready")
+	})
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
 	<-d.done
 	if d.err != nil {
@@ -155,7 +158,7 @@ func (d *daemon) stop() {
 }
 
 // ended reports whether it is gone.
-func (d *daemon) ended() bool {
+func (d *process) ended() bool {
 	select {
 	case <-d.done:
 		return true
@@ -164,7 +167,7 @@ func (d *daemon) ended() bool {
 	}
 }
 
-func (d *daemon) killedItself() bool {
+func (d *process) killedItself() bool {
 	var exit *exec.ExitError
 	if !d.ended() || !errors.As(d.err, &exit) {
 		return false
