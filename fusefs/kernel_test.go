@@ -16,11 +16,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"isosyncd/lxd/lxdtest"
 	isosync "isosyncd/sync"
 )
 
 // patience bounds what a test waits for; nothing is asserted to be faster.
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // mounted is a mount over a fake heart, with a guard: whatever happens, the connection is aborted in the end and
 // nothing stays mounted.
@@ -33,21 +34,14 @@ type mounted struct {
 	stop  func() error
 }
 
-// needFUSE skips loudly where the kernel part cannot run.
+// needFUSE skips loudly where the kernel part cannot run: the guard that aborts hung connections needs root.
 func needFUSE(tb testing.TB) {
 	tb.Helper()
-	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
-		tb.Skipf("SKIPPED: no FUSE here: %v", err)
-	} else {
-		_ = f.Close()
-	}
-	if os.Geteuid() != 0 {
-		tb.Skip("SKIPPED: kernel tests need root: the guard aborts hung connections")
-	}
-	if _, err := os.Stat("/sys/fs/fuse/connections"); err == nil {
-		entries, _ := os.ReadDir("/sys/fs/fuse/connections")
-		if len(entries) == 0 {
-			_ = unix.Mount("none", "/sys/fs/fuse/connections", "fusectl", 0, "") // there already, or the guard only unmounts
+	lxdtest.Need(tb, "fuse", "root")
+	const connections = "/sys/fs/fuse/connections"
+	if _, err := os.Stat(connections); err == nil && len(mountsAt(connections)) == 0 {
+		if err := unix.Mount("none", connections, "fusectl", 0, ""); err != nil {
+			tb.Logf("no fusectl, so the guard can only unmount: %v", err)
 		}
 	}
 }
@@ -111,9 +105,7 @@ func (x *mounted) source(name string, data []byte) string {
 // run runs a program and gives what it printed and how it ended.
 func run(tb testing.TB, name string, args ...string) (string, int) {
 	tb.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		tb.Skipf("SKIPPED: %v", err)
-	}
+	lxdtest.Need(tb, name)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)

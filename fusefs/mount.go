@@ -48,7 +48,8 @@ type Config struct {
 	Reserve    int64        // bytes that drafts leave free on the folder's file system; 0 = no limit
 	Log        *slog.Logger
 
-	noPassthrough bool // tests read through us also where the kernel could do it
+	noPassthrough bool        // tests read through us also where the kernel could do it
+	trace         *log.Logger // tests count requests: one line for each
 }
 
 // ErrUnmounted is what Serve returns if somebody else unmounted.
@@ -134,6 +135,9 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 	// an image. Root is not stopped by it anyway.
 	if cfg.AllowOther || os.Geteuid() == 0 {
 		o.Options = append(o.Options, "default_permissions")
+	}
+	if cfg.trace != nil {
+		o.Debug, o.Logger = true, cfg.trace
 	}
 	if cfg.noPassthrough {
 		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH

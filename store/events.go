@@ -138,15 +138,17 @@ func (s *Store) events(w http.ResponseWriter, r *request) error {
 	if !r.all {
 		l.project = r.project
 	}
+	// Before the handshake ends: from then on the other side counts on missing nothing, and the clients of LXD and Incus
+	// wait for ever for an operation whose end they were not told of.
+	if !s.hub.add(l) {
+		return refuse(http.StatusServiceUnavailable, "the store is closing")
+	}
+	defer s.hub.remove(l)
 	conn, err := websocket.Accept(w, r.Request, nil)
 	if err != nil {
 		return errAnswered // by the library
 	}
 	defer func() { _ = conn.CloseNow() }()
-	if !s.hub.add(l) {
-		return errAnswered
-	}
-	defer s.hub.remove(l)
 	// What the listener says is read, for the sake of its pongs, and ignored.
 	ctx := conn.CloseRead(r.Context())
 	s.relay(ctx, conn, l)

@@ -82,19 +82,19 @@ type Action struct {
 
 // View is what a plan is made from. The planner changes nothing of it.
 type View struct {
-	Owner     string
-	Files     []File // by Name
-	Digests   map[Identity]Digest
-	Volumes   map[string]lxd.Volume
-	Records   map[string]Record
-	Folder    FolderState
-	Space     lxd.Space       // of the pool
-	Limits    lxd.Space       // of the project; Total 0 = none that we know of
-	Reserved  int64           // bytes of it that running uploads will need
-	Driver    string          // of the pool
-	CanCopy   bool            // the server copies volumes of this pool
-	Spooled   map[string]bool // digests whose bytes are in the spool
-	Busy      map[string]bool // volumes that a worker is at, or reads from: no action touches them
+	Owner    string
+	Files    []File // by Name
+	Digests  map[Identity]Digest
+	Volumes  map[string]lxd.Volume
+	Records  map[string]Record
+	Folder   FolderState
+	Space    lxd.Space       // of the pool
+	Limits   lxd.Space       // of the project; Total 0 = none that we know of
+	Reserved int64           // bytes of it that running uploads will need
+	Driver   string          // of the pool
+	CanCopy  bool            // the server copies volumes of this pool
+	Spooled  map[string]bool // digests whose bytes are in the spool
+	Busy     map[string]bool // volumes that a worker is at, or reads from: no action touches them
 }
 
 // FolderState is what prune must know.

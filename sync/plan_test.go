@@ -225,6 +225,16 @@ func TestPlanRows(t *testing.T) {
 			[]string{"hold a file=a.iso because=no-space waits"},
 		},
 		{
+			"the project may not store so much",
+			newSituation().file("a.iso", "a", false).set(func(s *situation) { s.Limits = lxd.Space{Used: 50, Total: 149} }),
+			[]string{"hold a file=a.iso because=limit waits"},
+		},
+		{
+			"the project may store one of two",
+			newSituation().file("a.iso", "a", false).file("b.iso", "b", false).set(func(s *situation) { s.Limits = lxd.Space{Used: 50, Total: 249} }),
+			[]string{"import a file=a.iso", "hold b file=b.iso because=limit waits"},
+		},
+		{
 			"just room",
 			newSituation().file("a.iso", "a", false).set(func(s *situation) { s.Space.Used = 9_900 }),
 			[]string{"import a file=a.iso"},

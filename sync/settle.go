@@ -155,8 +155,8 @@ func (in *inbox) judgeVerdict(e *entry) (held *Problem, next time.Time) {
 	var cut *iso.TruncatedError
 	if errors.As(e.verdict, &cut) {
 		switch soft := e.seen.Add(softFactor * in.cfg.SettleDelay); {
-		case cut.Soft && len(e.sums.Sums) > 0:
-			return nil, next // the list knows better: hashing decides
+		case cut.Soft && (len(e.sums.Sums) > 0 || e.info.Sum != nil):
+			return nil, next // the list, or the sum in the image, knows better: hashing decides
 		case !cut.Soft:
 			return incompleteProblem(e.name, cut), next
 		case in.now.Before(soft):

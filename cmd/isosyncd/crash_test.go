@@ -38,6 +38,13 @@ func imported(s *site) {
 	d.stop()
 }
 
+// importedToo brings b.iso there as well.
+func importedToo(s *site) {
+	d := s.run()
+	s.good("b", imageB)
+	d.stop()
+}
+
 func flows() []flow {
 	onlyGood := func(s *site) { s.good("a", imageB) }
 	return []flow{
@@ -70,6 +77,7 @@ func flows() []flow {
 			name: "replace-by-copy", before: func(s *site) {
 				s.cp("b.iso", imageB)
 				imported(s)
+				importedToo(s)
 			},
 			change: func(s *site) { s.cp("a.iso", imageB) },
 			after:  func(s *site) { s.good("b", imageB); s.good("a", imageB) },
@@ -89,7 +97,7 @@ func flows() []flow {
 			name: "prune", args: []string{"--prune", "--prune-delay", "100ms"}, before: func(s *site) {
 				s.cp("b.iso", imageB)
 				imported(s)
-				s.good("b", imageB)
+				importedToo(s)
 			},
 			change: func(s *site) {
 				if err := os.Remove(filepath.Join(s.folder, "a.iso")); err != nil {

@@ -59,7 +59,7 @@ func TestJournalHandler(t *testing.T) {
 	log.Debug("unseen")
 	log.Info("done", "file", "a b.iso", "elapsed", time.Second)
 	log.With("volume", "win").WithGroup("server").Warn("waiting", "err", errors.New("x\ny"), slog.Group("pool", "name", "fast"))
-	log.Error("stopped", slog.Attr{}, "empty", "")
+	log.Error("stopped", slog.Attr{}, slog.String("empty", ""))
 	id := func(fields map[string]string) map[string]string {
 		fields["SYSLOG_IDENTIFIER"] = "isosyncd"
 		return fields

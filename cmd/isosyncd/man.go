@@ -9,7 +9,7 @@ import (
 )
 
 // newManCommand makes the manual pages; the package is built with it.
-func newManCommand(a *app) *cobra.Command {
+func newManCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the manual pages into a directory",

@@ -24,7 +24,7 @@ func allCommands(a *app) []grouped {
 		{groupDaemon, []*cobra.Command{
 			newRunCommand(a), newMountCommand(a), newStoreCommand(a), newRemoteCommand(a), newConfigCommand(a),
 		}},
-		{"", []*cobra.Command{newVersionCommand(a), newManCommand(a)}},
+		{"", []*cobra.Command{newVersionCommand(a), newManCommand()}},
 	}
 }
 
