@@ -67,7 +67,7 @@ func whereKeys() []Key {
 There is no default: it must be set.`,
 		},
 		{
-			Name: "remote", Kind: KindText, Usage: "server: empty = the local LXD or Incus, unix:PATH, https://HOST, lxc:NAME, incus:NAME, a name of `isosyncd remote add`, store:DIR",
+			Name: "remote", Kind: KindText, Usage: "server: unix:PATH, https://HOST, lxc:NAME, incus:NAME, store:DIR or a name of isosyncd remote add; empty = the local one",
 			Doc: `Which server:
   (empty)            the local LXD or Incus, whichever is found first
   unix:PATH          the socket of a local server

@@ -210,6 +210,9 @@ func fromServer(s *isosync.ServerStatus) Server {
 		Vendor: s.Server.Vendor, Version: s.Server.Version, Name: s.Server.Name, Address: s.Server.Addr,
 		Pool: s.Pool, Driver: s.Driver, Project: s.Project, Events: s.Events, EventReconnects: max(0, s.Reconnect-1),
 	}
+	if out.Problem != nil {
+		out.Problem.NeedsPerson = true // everything stands still
+	}
 	if s.Space.Total > 0 {
 		out.Space = &Space{Used: s.Space.Used, Total: s.Space.Total, Free: s.Space.Free()}
 	}

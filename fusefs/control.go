@@ -16,14 +16,15 @@ type controlNode struct {
 }
 
 var (
-	_ fs.NodeLookuper  = (*controlNode)(nil)
-	_ fs.NodeReaddirer = (*controlNode)(nil)
-	_ fs.NodeGetattrer = (*controlNode)(nil)
-	_ fs.NodeAccesser  = (*controlNode)(nil)
-	_ fs.NodeUnlinker  = (*controlNode)(nil)
-	_ fs.NodeRmdirer   = (*controlNode)(nil)
-	_ fs.NodeRenamer   = (*controlNode)(nil)
-	_ fs.NodeCreater   = (*controlNode)(nil)
+	_ fs.NodeLookuper   = (*controlNode)(nil)
+	_ fs.NodeReaddirer  = (*controlNode)(nil)
+	_ fs.NodeGetattrer  = (*controlNode)(nil)
+	_ fs.NodeAccesser   = (*controlNode)(nil)
+	_ fs.NodeUnlinker   = (*controlNode)(nil)
+	_ fs.NodeRmdirer    = (*controlNode)(nil)
+	_ fs.NodeRenamer    = (*controlNode)(nil)
+	_ fs.NodeCreater    = (*controlNode)(nil)
+	_ fs.NodeGetxattrer = (*controlNode)(nil)
 )
 
 func (n *rootNode) control(ctx context.Context, out *fuse.EntryOut) *fs.Inode {
@@ -103,9 +104,10 @@ type textNode struct {
 }
 
 var (
-	_ fs.NodeOpener    = (*textNode)(nil)
-	_ fs.NodeGetattrer = (*textNode)(nil)
-	_ fs.NodeAccesser  = (*textNode)(nil)
+	_ fs.NodeOpener     = (*textNode)(nil)
+	_ fs.NodeGetattrer  = (*textNode)(nil)
+	_ fs.NodeAccesser   = (*textNode)(nil)
+	_ fs.NodeGetxattrer = (*textNode)(nil)
 )
 
 func (n *textNode) attr(out *fuse.Attr) {

@@ -195,13 +195,16 @@ func (d *draft) expired(now time.Time, v *view) bool {
 
 func (d *draft) attr(out *fuse.Attr) {
 	d.tree.mu.Lock()
-	taken := d.sub != nil
+	taken, gone := d.sub != nil, d.gone
 	d.tree.mu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.tree.fileAttr(out, d.ino, d.size, d.mtime)
 	if !taken {
 		out.Mode |= 0o200
+	}
+	if gone {
+		out.Nlink = 0
 	}
 }
 

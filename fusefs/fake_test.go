@@ -80,16 +80,19 @@ type fakeHeart struct {
 var _ Heart = (*fakeHeart)(nil)
 
 func newFake(tb testing.TB) *fakeHeart {
-	h := &fakeHeart{
-		folder: tb.TempDir(), volumes: map[string]isosync.VolumeStatus{}, files: map[string]isosync.FileStatus{},
-		bytes: map[string][]byte{}, clock: time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC),
-	}
+	h := &fakeHeart{folder: tb.TempDir()}
+	h.reset()
+	tb.Cleanup(func() { h.release(); h.work.Wait() })
+	return h
+}
+
+func (h *fakeHeart) reset() {
+	h.volumes, h.files = map[string]isosync.VolumeStatus{}, map[string]isosync.FileStatus{}
+	h.bytes, h.clock = map[string][]byte{}, time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 	h.server.Online = true
 	h.server.Pool, h.server.Driver = "default", "dir"
 	h.server.Space = lxd.Space{Used: 1 << 30, Total: 100 << 30}
 	h.publish()
-	tb.Cleanup(func() { h.release(); h.work.Wait() })
-	return h
 }
 
 // publish makes a new snapshot; mu is held, or nobody else is there.

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -118,10 +119,14 @@ func (t *tree) ended(d *draft, name string, err error) {
 		t.forgive(name)
 		return
 	}
-	t.refuse(name, err)
 	t.mu.Lock()
 	volume := d.to.volume
 	t.mu.Unlock()
+	if errors.Is(err, errStopping) {
+		t.log.Info("the mount ends before an import does; the folder has the file", "file", name, "volume", volume)
+		return
+	}
+	t.refuse(name, err)
 	t.log.Warn("a file written through the mount did not become a volume", "file", name, "volume", volume, "err", err)
 }
 

@@ -48,6 +48,7 @@ type Config struct {
 	Reserve    int64        // bytes that drafts leave free on the folder's file system; 0 = no limit
 	Log        *slog.Logger
 
+	anyName       bool        // tests of go-fuse write files under names of their own
 	noPassthrough bool        // tests read through us also where the kernel could do it
 	trace         *log.Logger // tests count requests: one line for each
 }
@@ -126,10 +127,11 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		MaxWrite:                 maxRequest,
 		MaxReadAhead:             maxRequest,
 		MaxBackground:            64,
-		IgnoreSecurityLabels:     true, // the kernel asks for security.capability at each write
 		ExplicitDataCacheControl: true, // content never changes under an inode, so no page is ever dropped for a new mtime
-		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC,
-		Logger:                   log.New(debugLog{cfg.Log}, "", 0),
+		// OPEN is told of O_TRUNC, which is what makes it an overwrite. No file here has capabilities or a set-user-ID
+		// bit, so a write has none to take away, and the kernel need not ask at each.
+		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2,
+		Logger:            log.New(debugLog{cfg.Log}, "", 0),
 	}
 	// In a private mount all files belong to the only one who can enter, and 0444 would only keep cp from writing over
 	// an image. Root is not stopped by it anyway.

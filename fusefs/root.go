@@ -31,6 +31,7 @@ var (
 	_ fs.NodeSymlinker      = (*rootNode)(nil)
 	_ fs.NodeLinker         = (*rootNode)(nil)
 	_ fs.NodeFsyncer        = (*rootNode)(nil)
+	_ fs.NodeGetxattrer     = (*rootNode)(nil)
 )
 
 func (t *tree) dirAttr(out *fuse.Attr, ino uint64, mode uint32, changed time.Time) {

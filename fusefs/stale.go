@@ -108,8 +108,8 @@ func clearStale(dir string, log *slog.Logger) error {
 func answers(dir string) (bool, error) {
 	result := make(chan error, 1)
 	go func() { // it outlives us if the daemon hangs, which is why it is not awaited
-		var st unix.Stat_t
-		result <- unix.Stat(dir, &st)
+		var st unix.Statfs_t
+		result <- unix.Statfs(dir, &st) // always asks; stat(2) may be answered from the kernel's cache for a while
 	}()
 	timer := time.NewTimer(aliveWait)
 	defer timer.Stop()
@@ -156,4 +156,3 @@ func apart(dir, folder string) error {
 	}
 	return nil
 }
-

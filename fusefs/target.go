@@ -25,7 +25,7 @@ func (t *tree) target(v *view, name string) (target, error) {
 	switch {
 	case len(name) > maxName:
 		return target{}, fmt.Errorf("%w: a name has 255 bytes at most", syscall.ENAMETOOLONG)
-	case isTemporary(name):
+	case isTemporary(name), t.anyName && !isosync.IsImage(name):
 		return target{temporary: true}, nil
 	case name == controlName || !isosync.IsImage(name):
 		return target{}, &isosync.Problem{

@@ -41,6 +41,7 @@ type tree struct {
 	reserve  int64 // bytes that drafts leave free on the folder's file system
 	log      *slog.Logger
 	uid, gid uint32
+	anyName  bool
 	born     time.Time
 	locked   time.Duration // lockedWait; tests shorten it
 	settle   time.Duration // renameWait
@@ -78,7 +79,7 @@ type note struct {
 func newTree(cfg Config) *tree {
 	t := &tree{
 		heart: cfg.Heart, openers: append([]Opener{cfg.Heart}, cfg.Openers...), wait: cfg.Wait, reserve: cfg.Reserve,
-		log: cfg.Log, uid: cfg.UID, gid: cfg.GID, born: time.Now(), locked: lockedWait, settle: renameWait,
+		log: cfg.Log, uid: cfg.UID, gid: cfg.GID, anyName: cfg.anyName, born: time.Now(), locked: lockedWait, settle: renameWait,
 		holders: holdersOf, anyHolder: anyHolder, stop: make(chan struct{}),
 		drafts: map[*draft]bool{}, pending: map[uint32]pending{}, notes: map[string]note{},
 	}
@@ -126,7 +127,9 @@ func cause(ctx context.Context, err error) error {
 }
 
 // refuse remembers why an operation on name failed, and gives the number for it.
-func (t *tree) refuse(name string, err error) syscall.Errno { return t.refuseAs(name, err, toErrno(err)) }
+func (t *tree) refuse(name string, err error) syscall.Errno {
+	return t.refuseAs(name, err, toErrno(err))
+}
 
 func (t *tree) refuseAs(name string, err error, errno syscall.Errno) syscall.Errno {
 	if errno == syscall.EINTR || errno == 0 {

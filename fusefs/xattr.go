@@ -14,7 +14,12 @@ const xattrPrefix = "user.isosyncd."
 // xattrs of a file, without the prefix. Those with an empty value are not there.
 type xattrs map[string]string
 
+// get answers getxattr(2). That there are no security labels and access lists at all is EOPNOTSUPP: then ls -l asks once
+// for the whole mount, instead of twice for each file.
 func (x xattrs) get(name string, dest []byte) (uint32, syscall.Errno) {
+	if !strings.HasPrefix(name, "user.") {
+		return 0, syscall.EOPNOTSUPP
+	}
 	key, ok := strings.CutPrefix(name, xattrPrefix)
 	if !ok || x[key] == "" {
 		return 0, syscall.ENODATA
@@ -123,4 +128,19 @@ func (n *draftNode) Listxattr(_ context.Context, dest []byte) (uint32, syscall.E
 // Setxattr is not supported: cp -a and rsync -X say nothing of that.
 func (n *draftNode) Setxattr(context.Context, string, []byte, uint32) syscall.Errno {
 	return syscall.EOPNOTSUPP
+}
+
+// Getxattr says that the directory has none.
+func (n *rootNode) Getxattr(_ context.Context, attr string, dest []byte) (uint32, syscall.Errno) {
+	return xattrs(nil).get(attr, dest)
+}
+
+// Getxattr says that status files have none.
+func (n *controlNode) Getxattr(_ context.Context, attr string, dest []byte) (uint32, syscall.Errno) {
+	return xattrs(nil).get(attr, dest)
+}
+
+// Getxattr says that status files have none.
+func (n *textNode) Getxattr(_ context.Context, attr string, dest []byte) (uint32, syscall.Errno) {
+	return xattrs(nil).get(attr, dest)
 }

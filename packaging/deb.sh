@@ -3,7 +3,7 @@
 #
 #   packaging/deb.sh
 #
-#   VERSION             default: from `git describe`, v1.2.0-5-gabcdef0 being 1.2.0+5.gabcdef0
+#   VERSION             default: what `git describe` says; v1.2.0-5-gabcdef0 becomes 1.2.0+5.gabcdef0
 #   SOURCE_DATE_EPOCH   default: the time of the last commit
 #   GOARCH              default: this machine's
 set -euo pipefail
@@ -22,14 +22,20 @@ git=no
 if git rev-parse --git-dir >/dev/null 2>&1; then git=yes; fi
 if [ -z "${VERSION:-}" ]; then
   [ $git = yes ] || { echo "no git here: set VERSION" >&2; exit 1; }
-  if v=$(git describe --tags --match 'v[0-9]*' 2>/dev/null); then
-    v=${v#v}
-    VERSION=${v/-/+}
-    VERSION=${VERSION//-/.}
-  else
-    VERSION=0~$(git log -1 --format=%cd --date=format:%Y%m%d.%H%M%S).$(git rev-parse --short=12 HEAD)
-  fi
+  VERSION=$(git describe --tags --always --dirty --match 'v[0-9]*')
 fi
+# A version of Debian begins with a digit, and has a hyphen only before the packager's part.
+VERSION=${VERSION#v}
+case $VERSION in
+[0-9]*[.~]*)
+  VERSION=${VERSION/-/+}
+  VERSION=${VERSION//-/.}
+  ;;
+*) # a bare commit: before every release, and in the order of time
+  [ $git = yes ] || { echo "VERSION=$VERSION is no version, such as 1.2.0" >&2; exit 1; }
+  VERSION=0~$(git log -1 --format=%cd --date=format:%Y%m%d.%H%M%S).${VERSION//-/.}
+  ;;
+esac
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   [ $git = yes ] || { echo "no git here: set SOURCE_DATE_EPOCH" >&2; exit 1; }
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)

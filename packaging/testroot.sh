@@ -69,14 +69,29 @@ base_root() {
 # boot starts the root, and returns when its systemd has done so.
 boot() {
   console=$work/console.log
-  # No machined, no scope: nothing of the host's systemd is needed, nor does it have to be one. All of the kernel that
-  # a daemon of containers asks for, in a container that is thrown away.
-  systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no --link-journal=no --directory="$root" \
+  # No machined, no scope: nothing of the host's systemd is needed, nor does it have to be one. All capabilities, for a
+  # daemon of containers in a container that is thrown away. nspawn keeps things in /run/systemd/nspawn and does not
+  # clean up where that is no tmpfs: it gets one that nobody else sees.
+  mkdir -p /run/systemd/nspawn
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  unshare --mount --propagation private -- sh -c 'mount -t tmpfs tmpfs /run/systemd/nspawn && exec "$@"' sh \
+    systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no --link-journal=no --directory="$root" \
     --machine="isosyncd-test-$$" --private-network --resolv-conf=off --timezone=off --capability=all \
-    --bind=/dev/fuse --console=pipe </dev/null >"$console" 2>&1 &
+    --bind=/dev/fuse --console=pipe </dev/null >>"$console" 2>&1 &
   nspawn=$!
   until_ 120 "the root has booted" booted || { tail -n 40 "$console" >&2; die "no root to test in"; }
 }
+
+# reboot_root lets the root reboot itself. Without a scope of its own nspawn ends with 133, for whoever started it.
+reboot_root() {
+  inside systemctl reboot
+  until_ 90 "the root goes down" gone "$nspawn" || return 1
+  wait "$nspawn"
+  [ $? = 133 ] || { say "the root did not reboot, it ended"; return 1; }
+  boot
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
 
 # leader is the pid of the root's first process, as seen from here. A reboot changes it.
 leader() { pgrep -P "$nspawn" | head -n 1; }

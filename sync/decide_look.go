@@ -285,6 +285,7 @@ func (d *decider) away(err error) {
 
 func serverProblem(err error) *Problem {
 	p := &Problem{Code: CodeAway, Waits: true, Remedy: "everything goes on by itself when it answers"}
+	var no *lxd.Error
 	switch {
 	case errors.Is(err, lxd.ErrIdentity):
 		p.Code, p.Waits = CodeDenied, false
@@ -295,6 +296,9 @@ func serverProblem(err error) *Problem {
 	case errors.Is(err, lxd.ErrNoISO), errors.Is(err, lxd.ErrNotFound):
 		p.Code, p.Waits = CodeRefused, false
 		p.Remedy = "correct the settings or the server; it is tried again by itself"
+	case errors.As(err, &no):
+		p.Code = CodeServer
+		p.Remedy = "look at its words, and at its log; it is tried again by itself"
 	}
 	p.Text = "the server cannot be used: " + plainText(err.Error())
 	if p.Code == CodeAway {

@@ -3,6 +3,7 @@ package sync
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -170,6 +171,40 @@ func TestRename(t *testing.T) {
 	}
 	if data, err := os.ReadFile(b.path("b.iso")); err != nil || string(data) != "b" {
 		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// TestRenameWithoutTheKernel: file systems that cannot rename without replacing do it by other means.
+func TestRenameWithoutTheKernel(t *testing.T) {
+	b := newBox(t, nil)
+	d, err := openFolder(b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	for name, rename := range map[string]func(from, to string) error{
+		"kernel": d.renameNoReplace, "link": d.renameByLink, "look": d.renameByLook,
+	} {
+		b.put("a.iso", []byte("a"))
+		b.put("b.iso", []byte("b"))
+		if err := rename("a.iso", "b.iso"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%s: taken: %v", name, err)
+		}
+		if err := rename("none.iso", "c.iso"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: missing: %v", name, err)
+		}
+		if err := rename("a.iso", "c.iso"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c, b := b.read("c.iso"), b.read("b.iso"); c != "a" || b != "b" {
+			t.Errorf("%s: %q, %q", name, c, b)
+		}
+		if n := b.names(); len(n) != 2 {
+			t.Errorf("%s: left %q", name, n)
+		}
+		if err := os.Remove(b.path("c.iso")); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

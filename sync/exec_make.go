@@ -20,7 +20,7 @@ func (w *worker) importFile(ctx context.Context, name string) error {
 	var operation, digest string
 	err := w.withSource(ctx, func(ctx context.Context, p *pinned) error {
 		var err error
-		operation, digest, err = w.upload(ctx, name, in, p.File, func(ctx context.Context) (string, error) {
+		operation, digest, err = w.upload(ctx, name, in, p.File, p.check, func(ctx context.Context) (string, error) {
 			d, err := w.digest(ctx, p, nil)
 			switch {
 			case err != nil:
@@ -41,8 +41,9 @@ func (w *worker) importFile(ctx context.Context, name string) error {
 }
 
 // upload sends in.Size bytes of src as volume name. Beside it, hash reads the same bytes by itself and vouches for
-// them; whichever fails ends the other. It returns the operation that makes the volume, journalled.
-func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.File,
+// them; whichever fails ends the other. When both are done, unchanged tells whether they read the same. It returns the
+// operation that makes the volume, journalled.
+func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.File, unchanged func() error,
 	hash func(ctx context.Context) (digest string, err error),
 ) (operation, digest string, err error) {
 	if err := w.free(ctx, name); err != nil {
@@ -77,6 +78,10 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.Fil
 	w.step("sent")
 	if err := <-hashed; err != nil {
 		return "", "", err // the operation stays in the journal, without a digest: awaited, then discarded
+	}
+	// hash was done long before the last byte was sent: what was written in between is in the volume, not in the digest.
+	if err := unchanged(); err != nil {
+		return "", "", err // as above
 	}
 	return operation, digest, w.journal.update(name, setOperation(operation, digest))
 }
@@ -162,15 +167,16 @@ func (w *worker) await(ctx context.Context) error {
 func (w *worker) finish(ctx context.Context, name, operation, digest string, size int64) error {
 	start := w.now()
 	err := w.remote.Wait(ctx, operation)
-	if errors.Is(err, lxd.ErrAway) || ctx.Err() != nil {
-		return err // the operation goes on without us, and is awaited again
+	var no *lxd.Error
+	failed := errors.As(err, &no) && no.InOp
+	if err != nil && !failed && !errors.Is(err, lxd.ErrUnknown) || ctx.Err() != nil {
+		return err // we were not told how it ended: the operation goes on without us, and is awaited again
 	}
 	v, there, lookErr := w.look(ctx, name)
 	if lookErr != nil {
 		return lookErr
 	}
 	whole := err == nil && there && v.ContentType == "iso" && v.Size >= size && v.Size <= roundedUp(size) && digest != ""
-	failed := err != nil && !errors.Is(err, lxd.ErrUnknown)
 	jerr := w.journal.update(name, func(r *Record) {
 		if r.Intent == nil {
 			return

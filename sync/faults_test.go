@@ -1,167 +1,16 @@
 package sync
 
 import (
-	"context"
-	"encoding/binary"
-	"fmt"
-	"log/slog"
+	"cmp"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	gosync "sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"isosyncd/lxd"
 	"isosyncd/lxd/lxdtest"
 )
-
-// bench is a Syncer between a real folder and a real server, or the embedded store. Unlike newRig it may be made by
-// several tests at a time.
-type bench struct {
-	*rig
-	server  *lxdtest.Server
-	pool    *lxd.Pool      // past the proxy: what is really there
-	proxy   *lxdtest.Proxy // between Syncer and server; nil = none
-	uploads atomic.Int64   // that the proxy saw begin
-}
-
-// newBench makes one whose Syncer reaches the server through a proxy. Nothing but events, wakes and failures makes it
-// look again: the periodic scans and lists are too far away to help.
-func newBench(t *testing.T, s *lxdtest.Server, stall time.Duration, change func(*Config)) *bench {
-	t.Helper()
-	b := &bench{server: s, pool: s.Pool(t), proxy: lxdtest.FaultProxy(t, s.Addr())}
-	b.proxy.Strike(func(r *http.Request) bool {
-		if lxdtest.Imports(r) {
-			b.uploads.Add(1)
-		}
-		return false
-	}, -1, 0, nil)
-	target := s.Target()
-	target.Addr, target.Stall = b.proxy.Addr(), stall
-	b.rig = newRigTo(t, target, "default", change)
-	return b
-}
-
-// newRigTo is a rig whose Syncer dials.
-func newRigTo(t *testing.T, target lxd.Target, pool string, change func(*Config)) *rig {
-	t.Helper()
-	var mu gosync.Mutex
-	var clients []*lxd.Client // guarded by mu
-	t.Cleanup(func() {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, c := range clients {
-			c.Close()
-		}
-	})
-	r := &rig{t: t, folder: t.TempDir()}
-	r.cfg = Config{
-		Folder: r.folder, StateDir: filepath.Join(t.TempDir(), "state"), Owner: owner,
-		Dial: func(ctx context.Context) (Remote, error) {
-			c, err := lxd.Dial(ctx, target)
-			if err != nil {
-				return nil, err
-			}
-			mu.Lock()
-			clients = append(clients, c)
-			mu.Unlock()
-			p, err := c.Pool(ctx, pool)
-			if err != nil {
-				return nil, err
-			}
-			return p, nil
-		},
-		SettleDelay: 20 * time.Millisecond, ScanInterval: time.Hour, RefreshInterval: time.Hour, MaxUploads: 4,
-		Policy: Policy{Replace: ReplaceStaged}, StatusFiles: StatusProblems,
-		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	if change != nil {
-		change(&r.cfg)
-	}
-	return r
-}
-
-// image is isoImage for larger ones: its bytes are noise, which costs less.
-func image(sectors int, seed uint64) []byte {
-	const head = 19
-	b := make([]byte, sectors*2048)
-	copy(b, isoImage(head, ""))
-	pvd := b[16*2048:]
-	binary.LittleEndian.PutUint32(pvd[80:], uint32(sectors)) //nolint:gosec // a few thousand
-	binary.BigEndian.PutUint32(pvd[84:], uint32(sectors))    //nolint:gosec // a few thousand
-	var key [32]byte
-	binary.LittleEndian.PutUint64(key[:], seed)
-	_, _ = rand.NewChaCha8(key).Read(b[head*2048:]) // never fails
-	return b
-}
-
-// untilHas waits until a file is present with these bytes.
-func (r *rig) untilHas(name string, data []byte) {
-	r.t.Helper()
-	digest := hexOf(data)
-	r.until(name+" is present with its new bytes", func(s *Snapshot) bool {
-		f := fileIn(s, name)
-		return f != nil && f.State == StatePresent && f.Digest == digest
-	})
-}
-
-// right fails unless the server has the volume with these bytes and our mark for them, and no stage of ours is left.
-func (b *bench) right(volume string, data []byte) {
-	b.t.Helper()
-	b.until("no stage is left", func(s *Snapshot) bool {
-		return !slices.ContainsFunc(s.Volumes, func(v VolumeStatus) bool { return v.Stage })
-	})
-	v, err := b.pool.Volume(b.t.Context(), volume)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	m, ours := OurMark(v, b.cfg.Owner)
-	if !ours || m.SHA256 != hexOf(data) {
-		b.t.Errorf("volume %s has the description %q, want our mark for %s", volume, v.Description, short(hexOf(data)))
-	}
-	if got := lxdtest.SumFile(b.t, b.server.VolumeFile("default", b.server.Project(), volume), int64(len(data))); fmt.Sprintf("%x", got) != hexOf(data) {
-		b.t.Errorf("volume %s has other bytes than the file", volume)
-	}
-	if in := b.journal.record(volume).Intent; in != nil {
-		b.t.Errorf("volume %s is done, but its intent is left: %+v", volume, in)
-	}
-}
-
-// idle fails if what is done is not done: two more looks at folder and pool must lead to nothing.
-func (b *bench) idle() {
-	b.t.Helper()
-	sent := b.uploads.Load()
-	for range 2 {
-		before := b.Snapshot().Totals
-		b.Rescan()
-		b.Refresh()
-		b.until("another look", func(s *Snapshot) bool { return s.Totals.Scans > before.Scans && s.Totals.Lists > before.Lists })
-	}
-	if now := b.uploads.Load(); now != sent {
-		b.t.Errorf("%d more uploads, though all was there", now-sent)
-	}
-}
-
-// together runs a subtest for each row, n at a time: most of them wait most of the time, so that the few processors of
-// -parallel are no measure.
-func together[T any](t *testing.T, n int, rows []T, name func(T) string, f func(t *testing.T, row T)) {
-	t.Helper()
-	var wg gosync.WaitGroup
-	turns := make(chan struct{}, n)
-	for _, row := range rows {
-		turns <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-turns }()
-			t.Run(name(row), func(t *testing.T) { f(t, row) })
-		})
-	}
-	wg.Wait()
-}
 
 // faultRow is a request, what happens to it once in an import and, if it comes again, once in a replacement.
 type faultRow struct {
@@ -171,6 +20,7 @@ type faultRow struct {
 	more  int64         // uploads, at most, beside the two that the bytes are worth
 	hangs bool          // only the end of the connection ends it
 	stall time.Duration // lxd.Target.Stall; 0 = its default
+	size  int           // sectors; 0 = faultSectors
 	real  bool          // what the server does then is the point: also asked of a real one
 }
 
@@ -192,7 +42,9 @@ func faultRows() []faultRow {
 		{name: "import is cut in the middle", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize / 2), more: 2, real: true},
 		{name: "import is cut before its last byte", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize - 1), more: 2, real: true},
 		{name: "import is cut after its last byte", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize), more: 2, real: true},
-		{name: "import stands still", match: lxdtest.Imports, fault: lxdtest.Stall(1 << 16), more: 2, stall: 2 * time.Second},
+		{name: "import stands still", match: lxdtest.Imports, fault: lxdtest.Stall(1 << 16), more: 2, stall: 2 * time.Second,
+			// More than what socket buffers take without anybody at the other end.
+			size: 4096},
 		{name: "import is not answered", match: lxdtest.Imports, fault: lxdtest.Hang(), more: 2, hangs: true},
 		{name: "import 503 with Retry-After", match: lxdtest.Imports, fault: lxdtest.Answer(503, time.Second), more: 2},
 		{name: "import 429", match: lxdtest.Imports, fault: lxdtest.Answer(429, 0), more: 2},
@@ -236,6 +88,7 @@ func faultRows() []faultRow {
 // TestFaultyTransport (S3, S4, S5): whatever happens to any request of an import and of a replacement, the bytes get
 // there, with the uploads that are needed and few requests.
 func TestFaultyTransport(t *testing.T) {
+	inMemory(t)
 	rows := faultRows()
 	name := func(r faultRow) string { return r.name }
 	t.Run("store", func(t *testing.T) {
@@ -259,7 +112,7 @@ func testFault(t *testing.T, s *lxdtest.Server, row faultRow) {
 	file := volume + ".iso"
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	first, second := image(faultSectors, seed), image(faultSectors, seed+1)
+	first, second := image(cmp.Or(row.size, faultSectors), seed), image(cmp.Or(row.size, faultSectors), seed+1)
 	b.drop(file, first)
 	b.untilHas(file, first)
 	b.right(volume, first)
@@ -284,39 +137,10 @@ func testFault(t *testing.T, s *lxdtest.Server, row faultRow) {
 	}
 }
 
-// cutHangs breaks all connections whenever a fault struck that nothing else ends.
-func (b *bench) cutHangs(hangs bool) (stop func()) {
-	if !hangs {
-		return func() {}
-	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	before := b.proxy.Hits()
-	go func() {
-		defer close(ended)
-		for cut := before; ; {
-			if n := b.proxy.Hits(); n > cut {
-				cut = n
-				b.proxy.Refuse()
-				if err := b.proxy.Accept(); err != nil {
-					b.t.Errorf("proxy: %v", err)
-				}
-			}
-			select {
-			case <-done:
-				return
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-ended
-	}
-}
-
 // TestEventsAreHints (S16): events that are lost, come twice, or cannot be had at all change nothing but how soon a
 // change on the server is seen, and doubled ones do not double the lists.
 func TestEventsAreHints(t *testing.T) {
+	inMemory(t)
 	type row struct {
 		name    string
 		copies  int
@@ -367,19 +191,4 @@ func TestEventsAreHints(t *testing.T) {
 			}
 		}
 	})
-}
-
-// away reports in the log what a person would see while a server is away.
-func (b *bench) untilAway() {
-	b.t.Helper()
-	b.until("the server is away", func(s *Snapshot) bool { return !s.Server.Online && s.Server.Problem != nil })
-}
-
-func (b *bench) mustNotExist(names ...string) {
-	b.t.Helper()
-	for _, n := range names {
-		if _, err := os.Lstat(n); err == nil {
-			b.t.Errorf("%s is left", n)
-		}
-	}
 }

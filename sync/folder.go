@@ -36,11 +36,11 @@ func (s *entryStat) regular() bool { return s.mode&unix.S_IFMT == unix.S_IFREG }
 func statOf(st *unix.Stat_t) entryStat {
 	return entryStat{
 		id: Identity{
-			Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, //nolint:unconvert // narrower on other architectures
+			Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size,
 			MTime: unix.TimespecToNsec(st.Mtim), CTime: unix.TimespecToNsec(st.Ctim),
 		},
 		mode:  st.Mode,
-		nlink: uint64(st.Nlink), //nolint:unconvert // narrower on other architectures
+		nlink: uint64(st.Nlink),
 	}
 }
 
@@ -59,7 +59,7 @@ func openFolder(path string) (*folder, error) {
 		d.close()
 		return nil, folderProblem(path, err)
 	}
-	d.id = folderID{Dev: uint64(st.Dev), Ino: st.Ino} //nolint:unconvert // narrower on other architectures
+	d.id = folderID{Dev: uint64(st.Dev), Ino: st.Ino}
 	d.shared = st.Mode&unix.S_IWOTH != 0
 	var sfs unix.Statfs_t
 	d.leases = unix.Fstatfs(fd, &sfs) == nil && leasesTell(uint32(sfs.Type)) // the magic numbers are 32 bits wide
@@ -144,20 +144,29 @@ func fstat(fd int) (entryStat, error) {
 	return statOf(&st), nil
 }
 
-// renameNoReplace renames within the folder; fs.ErrExist if the new name is taken. Where the file system cannot do it at
-// once, a link and an unlink do, and where it has no links either (SMB, FAT), a look before.
+// renameNoReplace renames within the folder; fs.ErrExist if the new name is taken.
 func (d *folder) renameNoReplace(from, to string) error {
 	err := unix.Renameat2(d.fd, from, d.fd, to, unix.RENAME_NOREPLACE)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
+		return d.renameByLink(from, to)
 	}
-	err = unix.Linkat(d.fd, from, d.fd, to, 0)
+	return err
+}
+
+// renameByLink is renameNoReplace where the file system (NFS) cannot do it at once: a link takes the name if it is free.
+// Where there are no links either (SMB, FAT), a look before must do.
+func (d *folder) renameByLink(from, to string) error {
+	err := unix.Linkat(d.fd, from, d.fd, to, 0)
 	switch {
 	case err == nil:
 		return unix.Unlinkat(d.fd, from, 0)
 	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrNotExist):
 		return err
 	}
+	return d.renameByLook(from, to)
+}
+
+func (d *folder) renameByLook(from, to string) error {
 	if _, err := d.stat(to); err == nil {
 		return unix.EEXIST
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -14,7 +14,7 @@ import (
 // watched runs watchLeases until the test ends.
 func (b *box) watched() {
 	b.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(b.t.Context())
 	var wg gosync.WaitGroup
 	wg.Go(func() { b.watchLeases(ctx) })
 	b.t.Cleanup(func() { cancel(); wg.Wait() })

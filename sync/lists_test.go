@@ -160,3 +160,25 @@ func TestListBeingWritten(t *testing.T) {
 		t.Errorf("sums %v", s)
 	}
 }
+
+// TestSeveralBadLists: whichever order they are found in, the person hears of one that needs somebody, always the same.
+func TestSeveralBadLists(t *testing.T) {
+	b := newBox(t, nil)
+	needLeases(t, b)
+	b.put("a.iso", isoImage(40, "a"))
+	w, err := os.Create(b.path("MD5SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, n := range []string{"SHA1SUMS", "SHA256SUMS", "SHA512SUMS"} {
+		if err := os.Symlink("nowhere", b.path(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		if p := b.expect("a.iso", CodeNotRegular); !strings.Contains(p.Text, "SHA1SUMS") {
+			t.Errorf("%+v", p)
+		}
+	}
+}

@@ -161,7 +161,7 @@ func (d *decider) wantNotes(s *Snapshot, now time.Time) {
 		f := &s.Files[i]
 		young := now.Sub(f.Since) < d.cfg.SettleDelay
 		switch {
-		case f.Problem != nil && f.Problem.Code == CodeAway && f.State == StateWaiting: // said once, for all of them
+		case f.Problem != nil && (f.Problem == d.server.Problem || f.Problem.Code == CodeAway && f.State == StateWaiting): // said once, for all of them
 		case f.State == StateFailed:
 			wanted[f.Name] = note{kind: "failed", body: statusBody(f)}
 		case f.State == StateWaiting || f.State == StateRetrying:

@@ -238,7 +238,7 @@ func incompleteProblem(name string, cut *iso.TruncatedError) *Problem {
 	}
 	if cut.Declared > cut.Actual {
 		p.Text = fmt.Sprintf("%s is incomplete: has %s of %s (%d of %d bytes, %s)", quoteName(name),
-			humanize.IBytes(uint64(cut.Actual)), humanize.IBytes(uint64(cut.Declared)), //nolint:gosec // sizes
+			humanize.IBytes(uint64(cut.Actual)), humanize.IBytes(uint64(cut.Declared)),
 			cut.Actual, cut.Declared, cut.Reason)
 	}
 	return p

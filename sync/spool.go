@@ -31,7 +31,7 @@ func openSpool(dir string) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory
+	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -111,14 +111,14 @@ func (s *spool) room(size int64) error {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return spoolProblem(size, err)
 	}
-	free := int64(st.Bavail) * st.Bsize //nolint:gosec,unconvert // the type differs between architectures
+	free := int64(st.Bavail) * st.Bsize
 	if free-size >= spoolReserve {
 		return nil
 	}
 	return &Problem{
 		Code: CodeNoSpace, Waits: true,
 		Text: fmt.Sprintf("the state directory lacks room for a copy: %s are needed and %s stay reserved, %s are free",
-			humanize.IBytes(uint64(size)), humanize.IBytes(spoolReserve), humanize.IBytes(uint64(free))), //nolint:gosec // sizes
+			humanize.IBytes(uint64(size)), humanize.IBytes(spoolReserve), humanize.IBytes(uint64(free))),
 		Remedy: "free some room there, or use replace: staged; it goes ahead by itself then",
 	}
 }
@@ -231,7 +231,7 @@ func spoolProblem(size int64, err error) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return &Problem{
 			Code: CodeNoSpace, Waits: true,
-			Text:   "the state directory is full: a copy of " + humanize.IBytes(uint64(size)) + " does not fit", //nolint:gosec // a size
+			Text:   "the state directory is full: a copy of " + humanize.IBytes(uint64(size)) + " does not fit",
 			Remedy: "free some room there, or use replace: staged; it goes ahead by itself then",
 		}
 	case errors.Is(err, io.EOF):

@@ -124,8 +124,8 @@ func clones(t testing.TB, s *spool, f *os.File) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.Remove(to.Name()) //nolint:errcheck // a test's
-	defer to.Close()           //nolint:errcheck // a test's
+	defer os.Remove(to.Name())
+	defer to.Close()
 	return unix.IoctlFileClone(int(to.Fd()), int(f.Fd())) == nil
 }
 

@@ -36,7 +36,7 @@ func (in *inbox) watchFolder(ctx context.Context, wake func()) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoWatch, err)
 	}
-	defer w.Close() //nolint:errcheck // nothing is lost
+	defer func() { _ = w.Close() }() // nothing is lost
 	before, _ := pathID(in.cfg.Path)
 	err = w.Add(in.cfg.Path)
 	switch {
@@ -130,5 +130,5 @@ func pathID(path string) (folderID, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return folderID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return folderID{Dev: uint64(st.Dev), Ino: st.Ino}, nil //nolint:unconvert // narrower on other architectures
+	return folderID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
 }

@@ -96,42 +96,63 @@ func (d *instance) serve(ctx context.Context, heart *isosync.Syncer, conn *conne
 	if metrics != nil {
 		start(func() error { return control.ServeMetrics(ctx, metrics, m, d.log.Logger) })
 	}
-	start(func() error { return d.notify.status(ctx, heart.Snapshot) })
+	start(func() error { d.notify.status(ctx, heart.Snapshot); return nil })
 	start(func() error {
 		interval, err := daemon.SdWatchdogEnabled(false)
 		if err != nil {
 			return fmt.Errorf("watchdog: %w", err)
 		}
-		return d.notify.watchdog(ctx, interval, heart)
+		d.notify.watchdog(ctx, interval, heart)
+		return nil
 	})
-	start(func() error { return d.mind(ctx, heart) })
+	start(func() error { d.mind(ctx, heart); return nil })
 
 	// 6. After the first look at folder and server: the mount, and only then ready.
 	start(func() error {
-		select {
-		case <-ctx.Done():
+		if !looked(ctx, heart) {
 			return nil
-		case <-heart.Ready():
 		}
 		if d.cfg.Mount == "" {
-			return d.ready()
+			d.ready()
+			return nil
 		}
 		return d.showMount(ctx, heart, conn)
 	})
 
 	g.Go(func() error {
 		<-ctx.Done()
-		stopping := d.notify.send(daemon.SdNotifyStopping)
+		d.notify.tell(daemon.SdNotifyStopping)
 		front.Wait()
 		stopHeart()
-		return stopping
+		return nil
 	})
 	return g.Wait()
 }
 
-func (d *instance) ready() error {
+// looked waits for the first look at folder and server, and for the snapshot that shows it: the mount answers from that.
+// It is false if ctx ends before.
+func looked(ctx context.Context, heart *isosync.Syncer) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-heart.Ready():
+	}
+	for {
+		s := heart.Snapshot()
+		if s.Server.Online || s.Server.Problem != nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-s.Next():
+		}
+	}
+}
+
+func (d *instance) ready() {
 	d.log.Info("ready")
-	return d.notify.send(daemon.SdNotifyReady)
+	d.notify.tell(daemon.SdNotifyReady)
 }
 
 // showMount mounts, and serves the mount until ctx ends.
@@ -149,35 +170,32 @@ func (d *instance) showMount(ctx context.Context, heart *isosync.Syncer, conn *c
 	if err != nil {
 		return err
 	}
-	served := make(chan error, 1)
-	go func() { served <- m.Serve(ctx) }()
-	return errors.Join(d.ready(), <-served)
+	d.ready() // New returns when the kernel has the mount
+	return m.Serve(ctx)
 }
 
 // mind reads the configuration again when told to.
-func (d *instance) mind(ctx context.Context, heart *isosync.Syncer) error {
+func (d *instance) mind(ctx context.Context, heart *isosync.Syncer) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-d.hangups:
 		}
 		// RELOADING needs the time since boot, so that systemd can tell its READY from an older one (sd_notify(3)).
-		err := d.notify.send(daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + daemon.SdNotifyMonotonicUsec())
-		now, lerr := d.reload()
-		if lerr == nil {
-			lerr = now.CheckRun()
+		d.notify.tell(daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + daemon.SdNotifyMonotonicUsec())
+		now, err := d.reload()
+		if err == nil {
+			err = now.CheckRun()
 		}
-		if lerr != nil {
-			d.log.Error("the new configuration is wrong, so the old one stays", "err", lerr)
+		if err != nil {
+			d.log.Error("the new configuration is wrong, so the old one stays", "err", err)
 		} else {
 			applyReload(d.log, d.cfg, now)
 		}
 		heart.Rescan()
 		heart.Refresh()
-		if err = errors.Join(err, d.notify.send(daemon.SdNotifyReady)); err != nil {
-			return err
-		}
+		d.notify.tell(daemon.SdNotifyReady)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -21,15 +22,22 @@ const (
 // notifier tells systemd how we are. Without systemd nothing happens.
 type notifier struct {
 	send func(state string) error
-	now  func() time.Time
+	log  *slog.Logger
 }
 
 // newNotifier sends to $NOTIFY_SOCKET, if there is one.
-func newNotifier() *notifier {
-	return &notifier{now: time.Now, send: func(state string) error {
+func newNotifier(log *slog.Logger) *notifier {
+	return &notifier{log: log, send: func(state string) error {
 		_, err := daemon.SdNotify(false, state)
 		return err
 	}}
+}
+
+// tell sends. A daemon does not stop because systemd could not be told; if it matters, systemd will act by itself.
+func (n *notifier) tell(state string) {
+	if err := n.send(state); err != nil {
+		n.log.Warn("systemd could not be told", "err", err)
+	}
 }
 
 // beater is what a watchdog looks at.
@@ -37,50 +45,45 @@ type beater interface{ Alive() time.Time }
 
 // watchdog feeds systemd's watchdog while the deciding goroutine takes its turns. Every interval/2 is what systemd asks
 // for (sd_watchdog_enabled(3)); 0 = there is no watchdog.
-func (n *notifier) watchdog(ctx context.Context, interval time.Duration, b beater) error {
+func (n *notifier) watchdog(ctx context.Context, interval time.Duration, b beater) {
 	if interval <= 0 {
-		return nil
+		return
 	}
 	tick := time.NewTicker(interval / 3)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 			// Old turns are not fed on: if no newer one comes, systemd ends us with a dump of all stacks.
-			if n.now().Sub(b.Alive()) > max(aliveFor, interval/2) {
-				continue
-			}
-			if err := n.send(daemon.SdNotifyWatchdog); err != nil {
-				return fmt.Errorf("watchdog: %w", err)
+			if time.Since(b.Alive()) <= max(aliveFor, interval/2) {
+				n.tell(daemon.SdNotifyWatchdog)
 			}
 		}
 	}
 }
 
 // status keeps STATUS= up to date with the snapshots.
-func (n *notifier) status(ctx context.Context, latest func() *isosync.Snapshot) error {
+func (n *notifier) status(ctx context.Context, latest func() *isosync.Snapshot) {
 	last := ""
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-pause.C:
 		}
 		s := latest()
 		if text := statusLine(s); text != last {
 			last = text
-			if err := n.send("STATUS=" + text); err != nil {
-				return fmt.Errorf("tell systemd: %w", err)
-			}
+			n.tell("STATUS=" + text)
 		}
 		pause.Reset(statusEvery)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-s.Next():
 		}
 	}

@@ -256,7 +256,7 @@ func (r *renderer) fileRow(f *control.File) row {
 	case out.urgency < 0:
 		out.urgency = len(stateOrder)
 	}
-	if p, s := f.Problem, r.st.Server.Problem; p != nil && s != nil && *p == *s {
+	if p, s := f.Problem, r.st.Server.Problem; p != nil && s != nil && p.Code == s.Code && p.Text == s.Text {
 		out.problem = nil // it is said once, above
 	}
 	if !f.NextTry.IsZero() {

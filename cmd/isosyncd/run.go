@@ -79,7 +79,7 @@ func (a *app) runDaemon(cmd *cobra.Command, mount string) error {
 	defer signal.Stop(hangups)
 
 	d := &instance{
-		cfg: cfg, log: log, notify: newNotifier(),
+		cfg: cfg, log: log, notify: newNotifier(log.Logger),
 		reload:  func() (*config.Loaded, error) { return a.settings(cmd) },
 		hangups: hangups,
 	}

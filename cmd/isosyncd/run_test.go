@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	gosync "sync"
@@ -88,6 +89,12 @@ func (s *systemd) index(from int, prefix string) int {
 		}
 	}
 	return -1
+}
+
+func (s *systemd) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.told)
 }
 
 func (s *systemd) await(t *testing.T, from int, prefix string) int {
@@ -182,7 +189,7 @@ func TestRunTellsSystemd(t *testing.T) {
 
 	// The daemon listens for the signal since before it was ready.
 	hangup := func() int {
-		from := len(s.told)
+		from := s.count()
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
@@ -264,5 +271,51 @@ func TestRunMetricsAddress(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "c")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the control socket is still there: %v", err)
+	}
+}
+
+// TestMountCommand copies an image onto the mount, as a person would, and reads it back.
+func TestMountCommand(t *testing.T) {
+	lxdtest.Need(t, "fuse")
+	alone(t)
+	s := newSystemd(t)
+	dir := t.TempDir()
+	folder, view := filepath.Join(dir, "drop"), filepath.Join(dir, "view")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, "mount", view, "--folder", folder, "--state-dir", filepath.Join(dir, "state"), "--control", filepath.Join(dir, "c"),
+		"--remote", "store:"+filepath.Join(dir, "isos"))
+	s.await(t, 0, "READY=1")
+	samples := filepath.Join("..", "..", "testdata", "iso")
+	cp := func(name string) error {
+		out, err := exec.CommandContext(t.Context(), "cp", filepath.Join(samples, name), view).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	if err := cp("plain.iso"); err != nil {
+		t.Fatal(err)
+	}
+	got := invoke(t, "list", "--remote", "store:"+filepath.Join(dir, "isos"))
+	if !strings.Contains(got.stdout, "\nplain ") {
+		t.Errorf("cp ended, and there is no volume:\n%s%s", got.stdout, got.stderr)
+	}
+	if err := cp("xz.iso"); err == nil {
+		t.Error("cp of what is no image succeeded")
+	}
+	want, err := os.ReadFile(filepath.Join(samples, "plain.iso"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := os.ReadFile(filepath.Join(view, "plain.iso")); err != nil || !bytes.Equal(back, want) {
+		t.Errorf("it reads back as other bytes: %v", err)
+	}
+	if code := d.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if left, err := os.ReadDir(view); err != nil || len(left) > 0 {
+		t.Errorf("after the stop the directory has %v, %v", left, err)
 	}
 }

@@ -67,7 +67,7 @@ func TestProxyTransparent(t *testing.T) {
 
 func TestProxyFaults(t *testing.T) {
 	t.Parallel()
-	const size = 1 << 20
+	const size = 24 << 20 // more than the kernel takes for a server that does not read
 	for name, c := range map[string]struct {
 		fault lxdtest.Fault
 		check func(t *testing.T, err error, v bool) // v: the volume was made
@@ -104,20 +104,20 @@ func TestProxyFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			proxy.Strike(lxdtest.Imports, 1, 0, c.fault)
+			// All of them: the client repeats an import that met a dead connection.
+			proxy.Strike(lxdtest.Imports, -1, 0, c.fault)
 			f := lxdtest.File(t, size)
 			err = tryPut(t, p, "v", f, size)
-			if proxy.Hits() != 1 {
-				t.Errorf("it struck %d times", proxy.Hits())
+			if proxy.Hits() == 0 {
+				t.Error("it did not strike")
 			}
-			made := false
+			proxy.Disarm()
 			if errors.Is(err, lxd.ErrAway) && (name == "lost reply" || name == "cut reply") {
 				lxdtest.Eventually(t, "the volume to be made all the same", func() bool { return len(names(t, p)) == 1 })
 			}
-			made = len(names(t, p)) == 1
+			made := len(names(t, p)) == 1
 			c.check(t, err, made)
 			if !made {
-				// It strikes once only.
 				if err := tryPut(t, p, "v", f, size); err != nil {
 					t.Error(err)
 				}
