@@ -114,13 +114,17 @@ func (d *draft) busy() bool {
 	return d.writers > 0 && (d.hidden || d.tree.anyHolder(d.ino) != heldByNobody)
 }
 
-// draft is the one that shows under name, the newest; nil = none.
-func (t *tree) draft(name string) *draft {
+// draft is the one that shows under name, the newest; nil = none. Those that have become something else are dropped.
+func (t *tree) draft(v *view, name string) *draft {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var found *draft
 	for d := range t.drafts {
-		if d.name == name && d.opened && (found == nil || d.ino > found.ino) {
+		switch {
+		case d.name != name || !d.opened:
+		case d.sub != nil && d.expired(time.Now(), v):
+			t.forget(d)
+		case found == nil || d.ino > found.ino:
 			found = d
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	isosync "isosyncd/sync"
 )
 
 // draftHandle is an open draft.
@@ -123,10 +125,13 @@ func (h *draftHandle) Flush(ctx context.Context) syscall.Errno {
 	written, refused := d.written, d.refused
 	d.mu.Unlock()
 	switch {
-	case gone, !written:
+	case gone:
 		return 0
 	case refused != nil:
+		t.drop(d)
 		return toErrno(refused)
+	case !written && d.to.replaces == nil:
+		return 0 // a placeholder, as browsers make, or as the shell has it before the program writes
 	}
 	switch t.holders(d.ino, threadOf(ctx)) {
 	case heldByExiting, heldByOthers:
@@ -136,7 +141,16 @@ func (h *draftHandle) Flush(ctx context.Context) syscall.Errno {
 			return 0 // more may come from a process that we cannot see
 		}
 	}
+	if !written {
+		t.drop(d)
+		return t.refuse(d.title(), errEmpty)
+	}
 	return t.finish(ctx, d)
+}
+
+// errEmpty refuses to replace a volume by nothing.
+var errEmpty = &isosync.Problem{
+	Code: isosync.CodeNotISO, Text: "an empty file is no ISO image, so the volume stays as it is", Remedy: "write an image over it, or remove it",
 }
 
 // Release follows the last close.
@@ -163,7 +177,7 @@ func (h *draftHandle) release() {
 			d.discard()
 		}
 	case d.writers > 0 || !h.write:
-	case refused != nil:
+	case refused != nil, !written && d.to.replaces != nil:
 		t.forget(d)
 	case written && d.sub == nil && !d.to.temporary:
 		// Killed, or exited without close: what it left decides, and nobody is there to be told.

@@ -71,7 +71,7 @@ func New(cfg Config) (*Mount, error) {
 	if cfg.Wait == "" {
 		cfg.Wait = isosync.WaitImport
 	}
-	dir, err := filepath.Abs(cfg.Dir)
+	dir, err := realDir(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}

@@ -20,9 +20,10 @@ func (n *rootNode) Unlink(ctx context.Context, name string) syscall.Errno {
 	if name == controlName {
 		return syscall.EISDIR
 	}
-	e := t.view().find(name)
+	v := t.view()
+	e := v.find(name)
 	if e == nil {
-		return t.unlinkDraft(ctx, name)
+		return t.unlinkDraft(ctx, v, name)
 	}
 	if err := replaceable(e.volume); err != nil {
 		return t.refuseAs(name, err, removalErrno(err))
@@ -30,8 +31,8 @@ func (n *rootNode) Unlink(ctx context.Context, name string) syscall.Errno {
 	return t.remove(ctx, name, e.volume.Name)
 }
 
-func (t *tree) unlinkDraft(ctx context.Context, name string) syscall.Errno {
-	d := t.draft(name)
+func (t *tree) unlinkDraft(ctx context.Context, v *view, name string) syscall.Errno {
+	d := t.draft(v, name)
 	if d == nil {
 		return syscall.ENOENT
 	}
@@ -87,13 +88,13 @@ func (n *rootNode) Rename(ctx context.Context, from string, parent fs.InodeEmbed
 		return syscall.EINVAL
 	}
 	v := t.view()
-	if flags&unix.RENAME_NOREPLACE != 0 && (v.find(to) != nil || t.draft(to) != nil) {
+	if flags&unix.RENAME_NOREPLACE != 0 && (v.find(to) != nil || t.draft(v, to) != nil) {
 		return syscall.EEXIST
 	}
 	if e := v.find(from); e != nil {
 		return t.renameVolume(ctx, v, e, to)
 	}
-	d := t.draft(from)
+	d := t.draft(v, from)
 	if d == nil {
 		return syscall.ENOENT
 	}
@@ -115,7 +116,7 @@ func (t *tree) renameVolume(ctx context.Context, v *view, e *entry, name string)
 		return t.refuseAs(name, err, renameErrno(err))
 	case to.replaces == e:
 		return 0 // two names of one volume
-	case to.replaces != nil, t.draft(name) != nil:
+	case to.replaces != nil, t.draft(v, name) != nil:
 		return t.refuse(name, &isosync.Problem{
 			Code: isosync.CodeClash, Text: quote(name) + " is there already", Remedy: "remove it first",
 		})
@@ -166,11 +167,15 @@ func (t *tree) renameDraft(ctx context.Context, v *view, d *draft, name string) 
 		return syscall.EBUSY
 	}
 	given := !to.temporary && d.keeps() && !d.busy()
-	if given {
-		if err := d.verdict(name); err != nil {
-			t.mu.Unlock()
-			return t.refuseAs(name, err, renameErrno(err))
-		}
+	switch {
+	case given:
+		err = d.verdict(name)
+	case to.replaces != nil && !d.busy():
+		err = errEmpty
+	}
+	if err != nil {
+		t.mu.Unlock()
+		return t.refuseAs(name, err, renameErrno(err))
 	}
 	for other := range t.drafts {
 		if other != d && other.name == name && other.sub == nil {

@@ -93,37 +93,41 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if e != nil {
 		own = e.name
 	}
-	if d := t.overwriting(ctx, own); d != nil {
+	d, err := t.overwriting(ctx, own, e)
+	if err != nil {
+		return nil, t.refuse(own, err)
+	}
+	if d != nil {
 		return n.draftInode(ctx, d, out), 0
 	}
 	if e != nil {
 		return n.volumeInode(ctx, e, out), 0
 	}
-	if d := t.draft(name); d != nil && !t.settled(d, v) {
+	if d := t.draft(v, name); d != nil {
 		return n.draftInode(ctx, d, out), 0
 	}
 	return nil, syscall.ENOENT
 }
 
-// overwriting is the draft that the calling thread asked for when it opened a volume for writing.
-func (t *tree) overwriting(ctx context.Context, name string) *draft {
+// overwriting is the draft that the calling thread asked for when it opened a volume for writing; nil = it did not.
+func (t *tree) overwriting(ctx context.Context, name string, e *entry) (*draft, error) {
+	tid := threadOf(ctx)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p, ok := t.pending[threadOf(ctx)]; ok && p.name == name && !p.draft.gone {
-		return p.draft
+	p, ok := t.pending[tid]
+	if ok && p.draft == nil {
+		delete(t.pending, tid)
 	}
-	return nil
-}
-
-// settled drops a draft that has become something else.
-func (t *tree) settled(d *draft, v *view) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if d.sub == nil || !d.expired(time.Now(), v) {
-		return false
+	gone := ok && p.draft != nil && p.draft.gone
+	t.mu.Unlock()
+	switch {
+	case !ok || gone:
+		return nil, nil
+	case p.draft == nil && e != nil:
+		return t.replacement(ctx, name)
+	case p.draft != nil && p.name == name:
+		return p.draft, nil
 	}
-	t.forget(d)
-	return true
+	return nil, nil
 }
 
 // Nodes are made anew at each lookup; the library keeps the one that the kernel knows by its inode number.
@@ -212,7 +216,7 @@ func (n *rootNode) Create(ctx context.Context, name string, flags, _ uint32, out
 	t := n.tree
 	v := t.view()
 	to, err := t.target(v, name)
-	if err == nil && flags&syscall.O_EXCL != 0 && (v.find(name) != nil || t.draft(name) != nil) {
+	if err == nil && flags&syscall.O_EXCL != 0 && (v.find(name) != nil || t.draft(v, name) != nil) {
 		return nil, nil, 0, syscall.EEXIST
 	}
 	if err == nil {

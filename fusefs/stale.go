@@ -74,14 +74,28 @@ func mountsAt(dir string) []mountEntry {
 	return out
 }
 
+// realDir is the path that mountinfo has: without links. What is mounted at dir itself may be dead, so that is only looked
+// at if it is a link.
+func realDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if st, err := os.Lstat(dir); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		return filepath.EvalSymlinks(dir)
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(parent, filepath.Base(dir)), nil
+}
+
 // aliveWait is how long a mount may take to show that a daemon answers for it.
 const aliveWait = 5 * time.Second
 
 // clearStale removes a mount of ours whose daemon is gone: each access to it is ENOTCONN, and mounting over it fails.
 func clearStale(dir string, log *slog.Logger) error {
-	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
-		dir = filepath.Join(parent, filepath.Base(dir)) // mountinfo has real paths; dir itself may be dead
-	}
 	for {
 		at := mountsAt(dir)
 		if len(at) == 0 || !at[len(at)-1].ours() {
@@ -145,7 +159,7 @@ func apart(dir, folder string) error {
 	if folder == "" {
 		return nil
 	}
-	folder, err := filepath.Abs(folder)
+	folder, err := realDir(folder)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ type tree struct {
 // pending is an overwrite between the OPEN of the volume, which was refused with ESTALE, and that of the draft.
 type pending struct {
 	name  string // of the volume's entry
-	draft *draft
+	draft *draft // nil = the volume was gone, and the lookup that follows tells which one is meant
 	since time.Time
 }
 

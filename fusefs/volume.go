@@ -81,6 +81,9 @@ func (n *volumeNode) Access(context.Context, uint32) syscall.Errno { return 0 }
 
 // Open gives the bytes, from wherever they are, or says at once that there is no such place.
 func (n *volumeNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if n.tree.view().byIno[n.e.ino] == nil {
+		return nil, 0, n.tree.stale(ctx, flags)
+	}
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, 0, n.tree.overwrite(ctx, n.now().name, flags)
 	}
@@ -129,17 +132,36 @@ func (t *tree) overwrite(ctx context.Context, name string, flags uint32) syscall
 	if flags&syscall.O_TRUNC == 0 {
 		return t.refuse(name, &inPlaceError{name: name})
 	}
+	if _, err := t.replacement(ctx, name); err != nil {
+		return t.refuse(name, err)
+	}
+	return syscall.ESTALE
+}
+
+// replacement makes the new file, and remembers which thread comes back for it.
+func (t *tree) replacement(ctx context.Context, name string) (*draft, error) {
 	to, err := t.target(t.view(), name)
 	if err != nil {
-		return t.refuse(name, err)
+		return nil, err
 	}
 	d, err := t.newDraft(name, to)
 	if err != nil {
-		return t.refuse(name, err)
+		return nil, err
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.pending[threadOf(ctx)] = pending{name: name, draft: d, since: time.Now()}
-	t.mu.Unlock()
+	return d, nil
+}
+
+// stale answers OPEN of a volume that is gone: the kernel, which may keep a name for a moment after a listing, looks it
+// up again. It does that once, so an overwrite of what it then finds begins with that lookup.
+func (t *tree) stale(ctx context.Context, flags uint32) syscall.Errno {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && flags&syscall.O_TRUNC != 0 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.pending[threadOf(ctx)] = pending{since: time.Now()}
+	}
 	return syscall.ESTALE
 }
 

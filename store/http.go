@@ -35,6 +35,7 @@ type reply struct {
 
 // Handler serves the API. A server that uses it must be ended before Close can return.
 func (s *Store) Handler() http.Handler {
+	routes := s.routes()
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		if !s.enter() {
 			writeError(w, refuse(http.StatusServiceUnavailable, "The store is being closed"))
@@ -43,7 +44,7 @@ func (s *Store) Handler() http.Handler {
 		defer s.leave()
 		r, err := s.parse(hr)
 		if err == nil {
-			err = s.route(w, r)
+			err = dispatch(routes, w, r)
 		}
 		if err != nil && !errors.Is(err, errAnswered) {
 			writeError(w, err)
@@ -84,17 +85,17 @@ func (s *Store) parse(hr *http.Request) (*request, error) {
 // handler answers one kind of request: with a reply, with an error, or by itself and errAnswered.
 type handler func(w http.ResponseWriter, r *request) (reply, error)
 
-// routes is a table of the API; a segment "*" stands for a name.
-func (s *Store) routes() []struct {
+// route is a path of the API; a segment "*" stands for a name.
+type route struct {
 	pattern string
 	methods map[string]handler
-} {
+}
+
+// routes is the API.
+func (s *Store) routes() []route {
 	type m = map[string]handler
 	volume := m{"GET": s.getVolume, "PUT": s.putVolume, "PATCH": s.putVolume, "POST": s.renameVolume, "DELETE": s.deleteVolume}
-	return []struct {
-		pattern string
-		methods map[string]handler
-	}{
+	return []route{
 		{"", m{"GET": s.getServer}},
 		{"events", m{"GET": func(w http.ResponseWriter, r *request) (reply, error) { return reply{}, s.events(w, r) }}},
 		{"operations", m{"GET": s.listOperations}},
@@ -122,8 +123,8 @@ func (s *Store) routes() []struct {
 	}
 }
 
-// route finds the handler. r.path becomes what the stars stand for.
-func (s *Store) route(w http.ResponseWriter, r *request) error {
+// dispatch finds the handler. r.path becomes what the stars stand for.
+func dispatch(routes []route, w http.ResponseWriter, r *request) error {
 	if len(r.path) == 1 && r.path[0] == "" {
 		writeSync(w, reply{metadata: []string{"/1.0"}})
 		return nil
@@ -131,12 +132,12 @@ func (s *Store) route(w http.ResponseWriter, r *request) error {
 	if r.path[0] != "1.0" {
 		return refuse(http.StatusNotFound, "not found")
 	}
-	for _, route := range s.routes() {
-		names, ok := match(route.pattern, r.path[1:])
+	for _, candidate := range routes {
+		names, ok := match(candidate.pattern, r.path[1:])
 		if !ok {
 			continue
 		}
-		h := route.methods[r.Method]
+		h := candidate.methods[r.Method]
 		if h == nil {
 			return refuse(http.StatusNotImplemented, "not implemented")
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -100,7 +101,7 @@ func (s *Store) createPool(w http.ResponseWriter, r *request) (reply, error) {
 
 func (s *Store) deletePool(_ http.ResponseWriter, r *request) (reply, error) {
 	name := r.path[0]
-	return reply{}, s.edit(func(st *state) error {
+	err := s.edit(func(st *state) error {
 		switch {
 		case !st.hasPool(name):
 			return errNoPool
@@ -112,6 +113,24 @@ func (s *Store) deletePool(_ http.ResponseWriter, r *request) (reply, error) {
 		st.Pools = slices.DeleteFunc(st.Pools, func(p poolRecord) bool { return p.Name == name })
 		return nil
 	})
+	if err == nil {
+		s.removeEmpty(s.poolDir(name))
+	}
+	return reply{}, err
+}
+
+// removeEmpty removes the directories of a pool. One in which something is left stays, and that is fine.
+func (s *Store) removeEmpty(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+	_ = os.Remove(dir)
 }
 
 // poolResources tells the space of the file system that the pool is on.

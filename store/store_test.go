@@ -38,11 +38,7 @@ func serve(t testing.TB, dir string, opts store.Options) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sockets, err := os.MkdirTemp("", "is")
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(sockets, "s")
+	path := filepath.Join(lxdtest.ShortDir(t), "s")
 	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +60,6 @@ func serve(t testing.TB, dir string, opts store.Options) *served {
 		if err := s.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		_ = os.RemoveAll(sockets)
 	}
 	t.Cleanup(v.stop)
 	c, err := lxd.Dial(lxdtest.Context(t), lxd.Target{Addr: v.addr})
@@ -368,7 +363,7 @@ func TestCloseGivesUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sock := filepath.Join(t.TempDir(), "s")
+			sock := filepath.Join(lxdtest.ShortDir(t), "s")
 			l, err := new(net.ListenConfig).Listen(t.Context(), "unix", sock)
 			if err != nil {
 				t.Fatal(err)

@@ -193,8 +193,11 @@ func (s *Store) copyVolume(from key, v *volume) error {
 	}
 	err = s.commit(v, func(path string) error { return os.Link(s.dataPath(from), path) })
 	var link *os.LinkError
-	if err == nil || !errors.As(err, &link) || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil, !errors.As(err, &link), errors.Is(err, fs.ErrExist):
 		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return errNoVolume // somebody was quicker
 	}
 	src, err := os.Open(s.dataPath(from))
 	if err != nil {
@@ -234,9 +237,12 @@ func (s *Store) drop(tmp *os.File) {
 
 // describe changes the description.
 func (s *Store) describe(k key, description string) error {
+	if err := s.pass(PointBegin, k.name); err != nil {
+		return err
+	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := s.pass(PointBegin, k.name); err != nil {
+	if err := s.stopped(); err != nil {
 		return err
 	}
 	v, err := s.find(k)
@@ -256,9 +262,12 @@ func (s *Store) describe(k key, description string) error {
 
 // remove deletes a volume that nothing refers to. Whoever has its file open keeps the bytes.
 func (s *Store) remove(k key) error {
+	if err := s.pass(PointBegin, k.name); err != nil {
+		return err
+	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := s.pass(PointBegin, k.name); err != nil {
+	if err := s.stopped(); err != nil {
 		return err
 	}
 	if err := s.unused(k); err != nil {
@@ -294,9 +303,12 @@ func (s *Store) unused(k key) error {
 // rename gives a volume another name. Unlike on the servers (SERVER-API 3.2) it must not be in use: a crash between
 // the volume's change and that of its users would leave them without.
 func (s *Store) rename(k key, name string) error {
+	if err := s.pass(PointBegin, k.name); err != nil {
+		return err
+	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := s.pass(PointBegin, k.name); err != nil {
+	if err := s.stopped(); err != nil {
 		return err
 	}
 	if err := s.unused(k); err != nil {

@@ -175,6 +175,12 @@ func TestPinnedFileChanges(t *testing.T) {
 			b.t.Cleanup(func() { _ = os.RemoveAll(b.dir + ".aside") })
 			return errors.Join(os.Rename(b.dir, b.dir+".aside"), os.Mkdir(b.dir, 0o700))
 		},
+		"folder exchanged for one with another image": func(b *box) error {
+			b.t.Cleanup(func() { _ = os.RemoveAll(b.dir + ".aside") })
+			err := errors.Join(os.Rename(b.dir, b.dir+".aside"), os.Mkdir(b.dir, 0o700))
+			b.put("a.iso", isoImage(40, "other"))
+			return err
+		},
 		"folder gone": func(b *box) error {
 			b.t.Cleanup(func() { _ = os.RemoveAll(b.dir + ".aside") })
 			return os.Rename(b.dir, b.dir+".aside")

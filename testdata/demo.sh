@@ -58,7 +58,7 @@ await() {
 settled() {
   states >"$dir/states"
   awk -F '\t' '
-    NR == FNR { state[$2] = $1; next }
+    FILENAME == ARGV[1] { state[$2] = $1; next } # NR == FNR would take the second file for it while the first is empty
     /^#/ || NF < 2 { next }
     {
       ok = ($2 == "accept" && state[$1] == "present") ||

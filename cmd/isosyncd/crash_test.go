@@ -9,6 +9,7 @@ import (
 	"strings"
 	gosync "sync"
 	"testing"
+	"time"
 
 	"isosyncd/lxd/lxdtest"
 	isosync "isosyncd/sync"
@@ -28,6 +29,8 @@ type flow struct {
 var (
 	imageA = image(1, "a")
 	imageB = image(2, "b")
+
+	imageForeign = image(1, "foreign")
 )
 
 // imported brings a daemon's folder into the state that most flows begin with.
@@ -110,9 +113,7 @@ func flows() []flow {
 			},
 		},
 		{
-			name: "adopt", before: func(s *site) {
-				s.server.Run("storage", "volume", "import", "default", writeTemp(s, imageB), "a", "--type=iso")
-			},
+			name: "adopt", before: func(s *site) { s.foreign("a", imageB) },
 			change: func(s *site) { s.cp("a.iso", imageB) },
 			after:  onlyGood,
 		},
@@ -133,14 +134,6 @@ func oneOfBoth(s *site) {
 	}
 }
 
-func writeTemp(s *site, b []byte) string {
-	path := filepath.Join(s.t.TempDir(), "image.iso")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	return path
-}
-
 // drive starts a daemon and does what the flow needs besides: adopting is asked for, as a person would.
 func (f *flow) drive(s *site, env ...string) *process {
 	d := s.run(env...)
@@ -151,6 +144,7 @@ func (f *flow) drive(s *site, env ...string) *process {
 				if cmd.Run() == nil {
 					return
 				}
+				time.Sleep(100 * time.Millisecond) // it is asked again until it is there to hear
 			}
 		}()
 	}
@@ -229,7 +223,7 @@ func TestCrash(t *testing.T) {
 // dieAt dies at each of the steps, in one life after the other, and then lives.
 func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...string) {
 	s := newSite(t, server.In(t, strings.ReplaceAll("p-"+f.name+"-"+strings.Join(steps, "-"), ".", "-"), nil), f.args...)
-	s.server.Run("storage", "volume", "import", "default", writeTemp(s, image(1, "foreign")), "foreign", "--type=iso")
+	s.foreign("foreign", imageForeign)
 	f.before(s)
 	foreign := s.volumes()["foreign"]
 	f.change(s)

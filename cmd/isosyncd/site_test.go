@@ -184,6 +184,27 @@ func (s *site) cp(name string, b []byte) {
 	}
 }
 
+// foreign makes a volume as somebody else would.
+func (s *site) foreign(name string, b []byte) {
+	s.t.Helper()
+	f, err := os.Create(filepath.Join(s.t.TempDir(), "foreign"))
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	ctx := lxdtest.Context(s.t)
+	op, err := s.pool.Import(ctx, name, f, int64(len(b)), nil)
+	if err == nil {
+		err = s.pool.Wait(ctx, op)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *site) volumes() map[string]lxd.Volume {
 	s.t.Helper()
 	list, err := s.pool.Volumes(lxdtest.Context(s.t))

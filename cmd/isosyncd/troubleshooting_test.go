@@ -85,6 +85,7 @@ var troubles = []struct {
 			t.put("bios.iso", "debian.iso")
 			t.until("present .*debian.iso")
 			t.server.UseVolume("debian")
+			t.until("present .*debian.iso .*profile default")
 			t.put("joliet.iso", "debian.iso")
 		},
 		"The volume has an instance or profile, so it cannot be replaced. Its old image stays usable meanwhile.",

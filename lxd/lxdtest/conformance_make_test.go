@@ -13,9 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-
-	"golang.org/x/sync/errgroup"
 
 	"isosyncd/lxd"
 	"isosyncd/lxd/lxdtest"
@@ -306,23 +305,27 @@ func testConcurrent(t *testing.T, s *lxdtest.Server, _ traits) {
 		// So that all of them were let in before the first one ends.
 		_, release = s.Hold("begin", "v")
 	}
-	operations := make([]string, n)
-	var uploads errgroup.Group
-	for i := range n {
-		uploads.Go(func() (err error) {
-			operations[i], err = p.Import(lxdtest.Context(t), "v", f, size, nil)
-			return err
-		})
+	// Each is waited for at once: a server forgets operations soon.
+	ends := make(chan error, n)
+	var letIn sync.WaitGroup
+	letIn.Add(n)
+	for range n {
+		go func() {
+			operation, err := p.Import(lxdtest.Context(t), "v", f, size, nil)
+			letIn.Done()
+			if err == nil {
+				err = p.Wait(lxdtest.Context(t), operation)
+			}
+			ends <- err
+		}()
 	}
-	if err := uploads.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	letIn.Wait()
 	if release != nil {
 		release()
 	}
 	won := 0
-	for _, o := range operations {
-		err := p.Wait(lxdtest.Context(t), o)
+	for range n {
+		err := <-ends
 		var failed *lxd.Error
 		switch {
 		case err == nil:

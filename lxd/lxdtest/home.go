@@ -76,6 +76,13 @@ func (h *home) note(t testing.TB, pid int) {
 	}
 }
 
+// ShortDir makes a directory whose name leaves room in the 108 bytes of a socket's address. It is removed when the test
+// ends, and also when the test binary is killed.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	return newHome(t).dir
+}
+
 // Limit is how long an Eventually waits. It is for a machine that is very busy: nothing is ever expected to take it.
 const Limit = 60 * time.Second
 

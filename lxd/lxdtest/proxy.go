@@ -50,12 +50,8 @@ type armed struct {
 // FaultProxy starts a proxy for the server at a unix: address, until the end of the test.
 func FaultProxy(t testing.TB, upstream string) *Proxy {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ip")
-	if err != nil {
-		t.Fatal(err)
-	}
 	p := &Proxy{
-		addr:     "unix:" + filepath.Join(dir, "unix.socket"),
+		addr:     "unix:" + filepath.Join(ShortDir(t), "unix.socket"),
 		upstream: upstream,
 		next:     unixTransport(upstream),
 		counts:   map[string]int{},
@@ -69,9 +65,6 @@ func FaultProxy(t testing.TB, upstream string) *Proxy {
 		p.Refuse()
 		p.active.Wait()
 		p.next.CloseIdleConnections()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
 	})
 	if err := p.Accept(); err != nil {
 		t.Fatal(err)
