@@ -46,7 +46,6 @@ type Settings struct {
 	CacheSize       Size          `mapstructure:"cache_size"`
 	Control         string        `mapstructure:"control"`
 	MetricsAddress  string        `mapstructure:"metrics_address"`
-	EarlyUpload     string        `mapstructure:"early_upload"`
 	LogLevel        string        `mapstructure:"log_level"`
 	LogFormat       string        `mapstructure:"log_format"`
 }

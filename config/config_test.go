@@ -54,7 +54,7 @@ func TestDefaults(t *testing.T) {
 		Folder: "/srv/iso-drop", StateDir: place.state, Owner: ownerOf(host, "/srv/iso-drop"), Control: place.control,
 		SettleDelay: 5 * time.Second, ScanInterval: time.Minute, RefreshInterval: time.Minute, MaxUploads: 2,
 		Replace: "staged", PruneDelay: time.Minute, StatusFiles: "problems", MountWait: "import", CacheSize: 10 << 30,
-		EarlyUpload: "auto", LogLevel: "info", LogFormat: "auto",
+		LogLevel: "info", LogFormat: "auto",
 	}
 	if diff := cmp.Diff(want, l.Settings); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -176,7 +176,7 @@ func TestFaults(t *testing.T) {
 		{name: "negative size", text: "cache_size: -1GiB", want: `cache_size must be a size, such as 500MB or 10GiB, and not "-1GiB"`},
 		{name: "list", text: "folder: [/a, /b]", want: "folder must be one value, and not a list, a mapping or a date"},
 		{name: "no choice", text: "replace: inplace", want: `replace must be staged, in-place or never, and not "inplace"`},
-		{name: "bool as choice", text: "early_upload: true", want: `early_upload must be auto, on or off, and not "true"`},
+		{name: "bool as choice", text: "replace: true", want: `replace must be staged, in-place or never, and not "true"`},
 		{name: "relative folder", text: "folder: drop", want: `folder must be an absolute path, and not "drop"`},
 		{name: "relative mount", text: "mount: iso", want: `mount must be an absolute path, and not "iso"`},
 		{name: "prune and consume", text: "prune: true\nconsume: true", want: "prune and consume exclude each other: a consumed file is gone, and prune would delete its volume; choose one"},

@@ -116,10 +116,6 @@ do not tell, and are seen by these scans.`,
 			Name: "max_uploads", Default: "2", Kind: KindNumber, Usage: "images sent at a time, 1 to 16",
 			Doc: `Images sent at a time, 1 to 16. The server keeps a copy of each besides the one in the pool.`,
 		},
-		{
-			Name: "early_upload", Default: "auto", Kind: KindChoice, Choices: []string{"auto", "on", "off"},
-			Usage: "send a file that is written through the mount while it is being written: auto, on or off",
-		},
 	}
 }
 

@@ -120,7 +120,6 @@ func (d *decider) takeScan(r scanReport) {
 	for _, iso := range r.gestures {
 		d.forgive(iso)
 	}
-	d.checkReady()
 	d.changed()
 }
 
@@ -158,20 +157,9 @@ func (d *decider) forgiven(volume string) func(*Record) {
 	}
 }
 
-func (d *decider) checkReady() {
-	if !d.scanned || d.listed.IsZero() && d.server.Problem == nil {
-		return
-	}
-	select {
-	case <-d.ready:
-	default:
-		close(d.ready)
-	}
-}
-
-// limiter is a Remote that knows what its project may store in its pool; *lxd.Pool does.
-type limiter interface {
-	Limits(ctx context.Context) (lxd.Space, error)
+// looked reports that folder and server were both looked at, with whatever result.
+func (d *decider) looked() bool {
+	return d.scanned && (!d.listed.IsZero() || d.server.Problem != nil)
 }
 
 // listReport is one look at the server: a connection if there was none, its volumes and its room.
@@ -223,7 +211,6 @@ func (d *decider) takeList(ctx context.Context, r listReport) {
 		d.spawn(func() { d.follow(ctx, r.remote) })
 	}
 	defer d.changed()
-	defer d.checkReady()
 	if r.err != nil {
 		d.away(r.err)
 		return

@@ -13,6 +13,7 @@ import (
 type decider struct {
 	*Syncer
 	spawn func(func()) // starts a goroutine that Run waits for
+	told  bool         // ready is closed
 
 	// The folder.
 	scan     scanReport

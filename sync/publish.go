@@ -25,6 +25,10 @@ func (d *decider) publish(now time.Time) {
 	s.Volumes = d.volumeStatuses(s.Files)
 	d.snapshot.Store(s)
 	close(old.next)
+	if !d.told && d.looked() {
+		d.told = true
+		close(d.ready) // whoever waited sees this snapshot
+	}
 	d.wantNotes(s, now)
 	d.publishDue.ran(time.Now(), time.Since(start))
 	if len(d.jobs) > 0 {

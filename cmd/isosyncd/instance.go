@@ -109,8 +109,10 @@ func (d *instance) serve(ctx context.Context, heart *isosync.Syncer, conn *conne
 
 	// 6. After the first look at folder and server: the mount, and only then ready.
 	start(func() error {
-		if !looked(ctx, heart) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-heart.Ready(): // the mount answers from the snapshot that is there by now
 		}
 		if d.cfg.Mount == "" {
 			d.ready()
@@ -127,27 +129,6 @@ func (d *instance) serve(ctx context.Context, heart *isosync.Syncer, conn *conne
 		return nil
 	})
 	return g.Wait()
-}
-
-// looked waits for the first look at folder and server, and for the snapshot that shows it: the mount answers from that.
-// It is false if ctx ends before.
-func looked(ctx context.Context, heart *isosync.Syncer) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-heart.Ready():
-	}
-	for {
-		s := heart.Snapshot()
-		if s.Server.Online || s.Server.Problem != nil {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-s.Next():
-		}
-	}
 }
 
 func (d *instance) ready() {
