@@ -42,6 +42,7 @@ type fakeHeart struct {
 	alive time.Time         // guarded by mu
 	asked []string          // guarded by mu
 	err   error             // guarded by mu; of Retry and Adopt
+	first func()            // guarded by mu; what Adopt does first
 }
 
 var _ Heart = (*fakeHeart)(nil)
@@ -98,7 +99,21 @@ func (h *fakeHeart) Refresh() { _ = h.note("refresh") }
 
 func (h *fakeHeart) Retry(_ context.Context, name string) error { return h.note("retry %q", name) }
 
-func (h *fakeHeart) Adopt(_ context.Context, volume string) error { return h.note("adopt %q", volume) }
+func (h *fakeHeart) hold(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.first = f
+}
+
+func (h *fakeHeart) Adopt(ctx context.Context, volume string) error {
+	h.mu.Lock()
+	first := h.first
+	h.mu.Unlock()
+	if first != nil {
+		first()
+	}
+	return errors.Join(ctx.Err(), h.note("adopt %q", volume))
+}
 
 // logBuffer is a log that a test reads while others write.
 type logBuffer struct {

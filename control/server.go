@@ -32,7 +32,7 @@ var _ Heart = (*isosync.Syncer)(nil)
 
 const (
 	maxRequest   = 64 << 10         // bytes of a request's body
-	writeTimeout = 30 * time.Second // for one answer, or one line of a stream: whoever does not read is dropped
+	ioTimeout    = 30 * time.Second // to read a request, to write an answer or one line of a stream: who is slower is dropped
 	changesEvery = 200 * time.Millisecond
 	stopTimeout  = 2 * time.Second
 	// deadAfter is when a deciding goroutine that took no turn counts as stuck; it takes one every few seconds.
@@ -47,7 +47,7 @@ type Socket struct {
 	// Allow decides about a peer of a unix socket; nil = OwnerOrGroup of the socket.
 	Allow func(Peer) bool
 
-	patience time.Duration // with whoever does not read; 0 = writeTimeout
+	patience time.Duration // with whoever does not read or write; 0 = ioTimeout
 }
 
 // Serve answers on ln until ctx ends, and closes ln. Requests at work are cut off then; nil after an orderly stop.
@@ -69,8 +69,8 @@ func (s *Socket) Serve(ctx context.Context, ln net.Listener) error {
 // serve runs srv on ln until ctx ends, and closes ln; nil after an orderly stop. Every request's context ends with ctx.
 func serve(ctx context.Context, ln net.Listener, srv *http.Server, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
+	// No ReadTimeout: it would end long answers too, as the context of their requests ends with it.
 	srv.ReadHeaderTimeout = 10 * time.Second
-	srv.ReadTimeout = 30 * time.Second
 	srv.IdleTimeout = 2 * time.Minute
 	srv.MaxHeaderBytes = 16 << 10
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
@@ -157,7 +157,7 @@ func (s *Socket) deadline() time.Duration {
 	if s.patience > 0 {
 		return s.patience
 	}
-	return writeTimeout
+	return ioTimeout
 }
 
 func (s *Socket) retry(w http.ResponseWriter, r *http.Request) {
@@ -193,14 +193,19 @@ func (s *Socket) rescan(w http.ResponseWriter, r *http.Request) {
 
 // decode reads a small JSON body. Unknown fields are refused: a misspelt one must not do something else.
 func (s *Socket) decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	rc := http.NewResponseController(w)
+	err := rc.SetReadDeadline(time.Now().Add(s.deadline()))
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	d.DisallowUnknownFields()
-	err := d.Decode(into)
+	if err == nil {
+		err = d.Decode(into)
+	}
 	if err == nil {
 		if _, more := d.Token(); !errors.Is(more, io.EOF) {
 			err = errors.New("something follows the first JSON document")
 		}
 	}
+	err = errors.Join(err, rc.SetReadDeadline(time.Time{}))
 	if err != nil {
 		s.fail(w, r, http.StatusBadRequest, &Problem{
 			Code: "request", Text: "the request cannot be read: " + err.Error(), Remedy: "see the documentation of the control socket",

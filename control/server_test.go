@@ -182,7 +182,7 @@ func TestBadRequests(t *testing.T) {
 		method, url, body string
 		status            int
 	}{
-		{"POST", "/1/retry", `{"nmae":"x"}`, 400},
+		{"POST", "/1/retry", `{"nam":"x"}`, 400},
 		{"POST", "/1/retry", `{"name":"x"} {}`, 400},
 		{"POST", "/1/retry", `{"name":"` + strings.Repeat("x", maxRequest) + `"}`, 400},
 		{"POST", "/1/retry", ``, 400},
@@ -358,5 +358,39 @@ func TestFieldNames(t *testing.T) {
 	walk(reflect.TypeFor[Status]())
 	if len(seen) < 8 {
 		t.Errorf("only %d structs were looked at", len(seen))
+	}
+}
+
+// Who begins a request and does not finish it is dropped; who waits for a long answer is not.
+func TestSlowRequests(t *testing.T) {
+	h := newFakeHeart(sample())
+	s := serveHeart(t, h, func(s *Socket) { s.patience = 50 * time.Millisecond })
+	var d net.Dialer
+	conn, err := d.DialContext(t.Context(), "unix", s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /1/retry HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{\"na"); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := io.ReadAll(conn); !bytes.HasPrefix(b, []byte("HTTP/1.1 400")) {
+		t.Errorf("half a request is answered %q", b)
+	}
+
+	began, release := make(chan struct{}), make(chan struct{})
+	h.hold(func() { close(began); <-release })
+	done := make(chan error, 1)
+	c := s.dial(t)
+	go func() { done <- c.Adopt(t.Context(), "v") }()
+	<-began
+	select {
+	case err := <-done:
+		t.Errorf("a long request ended with %v", err)
+	case <-time.After(10 * s.patience):
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

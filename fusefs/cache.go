@@ -130,7 +130,7 @@ func (c *cache) open(v *isosync.VolumeStatus) (*fetch, error) {
 	switch {
 	case f != nil && f.refs > 0:
 	case f != nil:
-		file, err := os.Open(c.path(key, cacheExt))
+		file, err := os.Open(c.path(key))
 		if err != nil {
 			delete(c.files, key)
 			return nil, fmt.Errorf("cache: %w", err)
@@ -159,7 +159,7 @@ func (c *cache) open(v *isosync.VolumeStatus) (*fetch, error) {
 	return f, nil
 }
 
-func (c *cache) path(key, ext string) string { return filepath.Join(c.dir, key+ext) }
+func (c *cache) path(key string) string { return filepath.Join(c.dir, key+cacheExt) }
 
 // makeRoom removes what was not used for longest until size more bytes fit; mu is held. It is ENOSPC if what is open
 // leaves too little.
@@ -177,7 +177,7 @@ func (c *cache) makeRoom(size int64) error {
 		if total <= c.most {
 			return nil
 		}
-		if err := os.Remove(c.path(f.key, cacheExt)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(c.path(f.key)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("cache: %w", err)
 		}
 		delete(c.files, f.key)
@@ -239,7 +239,7 @@ func (f *fetch) release() {
 		return
 	}
 	now := time.Now()
-	_ = os.Chtimes(c.path(f.key, cacheExt), now, now) // only the order of eviction after a restart
+	_ = os.Chtimes(c.path(f.key), now, now) // only the order of eviction after a restart
 }
 
 // forget makes the next open of that volume try again; mu is held.
@@ -324,5 +324,5 @@ func (f *fetch) keep() error {
 	if f.cache.files[f.key] != f {
 		return context.Canceled
 	}
-	return os.Rename(f.part, f.cache.path(f.key, cacheExt))
+	return os.Rename(f.part, f.cache.path(f.key))
 }

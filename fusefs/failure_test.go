@@ -3,16 +3,21 @@ package fusefs
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"isosyncd/lxd"
+	"isosyncd/lxd/lxdtest"
 	isosync "isosyncd/sync"
 )
 
@@ -186,6 +191,57 @@ func TestKilledWhileWaiting(t *testing.T) {
 	}
 }
 
+// TestMinorSignals: a signal that a program handles and that says nothing about its close, as runtimes and timers send,
+// does not end the wait; Ctrl-C after it still does.
+func TestMinorSignals(t *testing.T) {
+	lxdtest.Need(t, "python3")
+	for _, end := range []bool{false, true} {
+		h := newFake(t)
+		h.hold()
+		x := mountFake(t, h, nil)
+		data := image(400, 5)
+		script := `
+import os, signal, sys
+signal.signal(signal.SIGURG, lambda *a: None)
+signal.signal(signal.SIGUSR1, lambda *a: None)
+fd = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+os.write(fd, open(sys.argv[1], "rb").read())
+try:
+    os.close(fd)
+except OSError as e:
+    sys.exit("close: " + e.strerror)
+`
+		cmd := exec.Command("python3", "-c", script, x.source("src", data), x.path("x.iso"))
+		out := &bytes.Buffer{}
+		cmd.Stderr = out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "given to the heart", func() bool {
+			_, err := os.Stat(filepath.Join(h.folder, "x.iso"))
+			return err == nil
+		})
+		eventually(t, "it sleeps so that signals reach it", func() bool { return processState(t, cmd.Process.Pid) == "S" })
+		for _, s := range []syscall.Signal{syscall.SIGURG, syscall.SIGUSR1} {
+			if err := cmd.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if end {
+			_ = cmd.Process.Signal(syscall.SIGINT)
+		} else {
+			h.release()
+		}
+		err := cmd.Wait()
+		if (err != nil) != end {
+			t.Errorf("Ctrl-C %v: it ends with %v: %s", end, err, out)
+		}
+		h.release()
+		eventually(t, "a volume", func() bool { return h.pool("x") != nil })
+		x.wantPool("x", data)
+	}
+}
+
 func processState(tb testing.TB, pid int) string {
 	tb.Helper()
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -311,4 +367,155 @@ func TestServerAway(t *testing.T) {
 		}
 		h.release()
 	}
+}
+
+// TestServerHangs: rm and mv hold the kernel's lock of the directory, so they give up in time, and the rest goes on.
+func TestServerHangs(t *testing.T) {
+	h := newFake(t)
+	h.put(t, "a", image(300, 1), true)
+	h.hang = make(chan struct{})
+	defer close(h.hang)
+	x := mountFake(t, h, nil)
+	x.mount.tree.locked = 50 * time.Millisecond
+	if out, code := run(t, "rm", "-f", x.path("a.iso")); code == 0 || !strings.Contains(out, "timed out") {
+		t.Errorf("rm: exit %d: %s", code, out)
+	}
+	x.mount.tree.locked = time.Hour
+	// Ctrl-C ends it, too.
+	mustRun(t, "bash", "-c", "timeout -s INT 0.3 rm -f "+x.path("a.iso")+"; test $? = 124")
+	if out := mustRun(t, "ls", x.dir); !strings.Contains(out, "a.iso") {
+		t.Errorf("ls: %s", out)
+	}
+}
+
+// TestMmapWrite (F5): a mapping that could write after close is refused; one that reads works.
+func TestMmapWrite(t *testing.T) {
+	h := newFake(t)
+	data := image(300, 1)
+	h.put(t, "a", data, true)
+	x := mountFake(t, h, nil)
+	f, err := os.Create(x.path("b.iso"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	rw, err := os.OpenFile(x.path("c.iso"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rw.Close() }()
+	if _, err := unix.Mmap(int(rw.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); !errors.Is(err, syscall.ENODEV) {
+		t.Errorf("mmap for writing: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := mustRun(t, "python3", "-c", "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); print(m[32769:32774])", x.path("a.iso"))
+	if !strings.Contains(out, "CD001") {
+		t.Errorf("mmap for reading: %s", out)
+	}
+}
+
+// TestRandomOrder (F5): writes in any order and of any size, with holes that are filled later, end byte-equal.
+func TestRandomOrder(t *testing.T) {
+	h := newFake(t)
+	x := mountFake(t, h, nil)
+	data := image(2000, 3)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 5 {
+		f, err := os.Create(x.path("a.iso"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var parts [][2]int
+		for off := 0; off < len(data); {
+			n := min(1+rng.IntN(200_000), len(data)-off)
+			parts = append(parts, [2]int{off, n})
+			off += n
+		}
+		rng.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		for _, p := range parts {
+			if _, err := f.WriteAt(data[p[0]:p[0]+p[1]], int64(p[0])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		x.wantPool("a", data)
+	}
+}
+
+// TestFolderFull (F4): a folder without room says so while the file is written, and keeps its reserve.
+func TestFolderFull(t *testing.T) {
+	h := newFake(t)
+	needFUSE(t)
+	if err := unix.Mount("none", h.folder, "tmpfs", 0, "size=3m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(h.folder, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	data := image(2000, 1) // 4 MB
+	for _, reserve := range []int64{0, 4 << 20} {
+		x := mountFake(t, h, func(c *Config) { c.Reserve = reserve })
+		out, code := run(t, "cp", x.source("s", data), x.path("a.iso"))
+		if code == 0 || !strings.Contains(out, "No space left on device") {
+			t.Errorf("reserve %d: exit %d: %s", reserve, code, out)
+		}
+		if text := string(x.read(".isosyncd/errors/a.iso")); !strings.Contains(text, "folder") {
+			t.Errorf("errors/a.iso: %s", text)
+		}
+		eventually(t, "the room is given back", func() bool {
+			var st unix.Statfs_t
+			return unix.Statfs(h.folder, &st) == nil && st.Bfree == st.Blocks
+		})
+		if err := x.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDraftsEnd: a file under a temporary name that nobody renames is given up after a day; a placeholder, too; an
+// overwrite that the kernel never came back for, after some seconds; nothing that is open.
+func TestDraftsEnd(t *testing.T) {
+	h := newFake(t)
+	h.put(t, "a", image(300, 1), true)
+	x := mountFake(t, h, nil)
+	tr := x.mount.tree
+	mustRun(t, "bash", "-c", "echo x > "+x.path("p.part")+"; : > "+x.path("e.iso"))
+	f, err := os.Create(x.path("open.part"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if errno := tr.overwrite(t.Context(), "a.iso", syscall.O_WRONLY|syscall.O_TRUNC); errno != syscall.ESTALE {
+		t.Fatal(errno)
+	}
+	count := func() int { h.mu.Lock(); defer h.mu.Unlock(); return h.drafts }
+	eventually(t, "all but one are closed", func() bool {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		open := 0
+		for d := range tr.drafts {
+			open += d.handles
+		}
+		return open == 1
+	})
+	tr.sweep(time.Now())
+	if count() != 4 {
+		t.Errorf("%d drafts at once, want 4", count())
+	}
+	tr.sweep(time.Now().Add(pendingLife + time.Second))
+	if count() != 3 {
+		t.Errorf("%d drafts after some seconds, want 3", count())
+	}
+	tr.sweep(time.Now().Add(draftLife + time.Second))
+	if names := x.names(); count() != 1 || !slices.Equal(names, []string{"a.iso", "open.part"}) {
+		t.Errorf("%d drafts after a day, and %q", count(), names)
+	}
+	_ = f.Close()
 }

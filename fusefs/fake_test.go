@@ -74,6 +74,7 @@ type fakeHeart struct {
 	clock   time.Time
 	gate    chan struct{} // imports wait for it, if not nil
 	fail    error         // of imports
+	hang    chan struct{} // Remove waits for it, if not nil; set before the mount
 	drafts  int           // made and neither submitted nor discarded
 }
 
@@ -313,7 +314,14 @@ func (h *fakeHeart) imported(name, volume string, data []byte) error {
 	return err
 }
 
-func (h *fakeHeart) Remove(_ context.Context, volume string) error {
+func (h *fakeHeart) Remove(ctx context.Context, volume string) error {
+	if h.hang != nil {
+		select {
+		case <-h.hang:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	var err error
 	h.change(func() {
 		v, ok := h.volumes[volume]

@@ -126,9 +126,13 @@ func (t *tree) ended(d *draft, name string, err error) {
 		t.log.Info("the mount ends before an import does; the folder has the file", "file", name, "volume", volume)
 		return
 	}
-	t.refuse(name, err)
+	_ = t.refuse(name, err) // the one who closed it is gone
 	t.log.Warn("a file written through the mount did not become a volume", "file", name, "volume", volume, "err", err)
 }
+
+// deafWait is how long a close(2) that was interrupted by a signal that means nothing for it still waits. The kernel lets
+// no further signal interrupt it then, so we look for one ourselves, and end it before anybody counts it as hung.
+const deafWait = 30 * time.Second
 
 // await is the answer to close: what became of the draft, or EINTR if the caller was interrupted. The import goes on.
 func (t *tree) await(ctx context.Context, d *draft, sub *submission) syscall.Errno {
@@ -139,15 +143,27 @@ func (t *tree) await(ctx context.Context, d *draft, sub *submission) syscall.Err
 		return syscall.ESHUTDOWN
 	case <-ctx.Done():
 	}
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for since := time.Now(); time.Since(since) < deafWait && !t.interrupted(threadOf(ctx)); {
+		select {
+		case <-sub.done:
+			return toErrno(sub.err)
+		case <-t.stop:
+			return syscall.ESHUTDOWN
+		case <-look.C:
+		}
+	}
 	t.log.Info("whoever wrote a file was interrupted while it waited; the import goes on", "file", d.title())
 	return syscall.EINTR
 }
 
 // outcome waits until a snapshot tells what became of a file of the folder: nil if it is a volume, or if ctx ends first.
 func (t *tree) outcome(ctx context.Context, file string, since time.Time) error {
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		tick.Reset(pause) // a snapshot that nobody announces is found all the same
 		snap := t.heart.Snapshot()
 		for i := range snap.Files {
 			f := &snap.Files[i]

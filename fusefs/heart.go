@@ -36,7 +36,7 @@ type Opener interface {
 	Open(volume string) (*os.File, error)
 }
 
-var _ Opener = (Heart)(nil)
+var _ Opener = Heart(nil)
 
 // Exporter gives the bytes of a volume back from the server, and says how many there are. It fails at once, with
 // lxd.ErrNotRead or errors.ErrUnsupported, where the server has no way to.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // holding says who can still write to a file while one descriptor of it is being closed.
@@ -116,4 +118,41 @@ func parseFdinfo(info []byte, ino uint64) (found, writes, ok bool) {
 		}
 	}
 	return found, writes, ok
+}
+
+// minorSignals are the signals that say nothing about what a program waits for, if it has a handler for them: the runtimes of
+// languages, profilers, timers, terminals and children send them.
+const minorSignals = 1<<(unix.SIGURG-1) | 1<<(unix.SIGPROF-1) | 1<<(unix.SIGVTALRM-1) | 1<<(unix.SIGALRM-1) |
+	1<<(unix.SIGCHLD-1) | 1<<(unix.SIGWINCH-1) | 1<<(unix.SIGIO-1) | 1<<(unix.SIGUSR1-1) | 1<<(unix.SIGUSR2-1) |
+	1<<(unix.SIGCONT-1)
+
+// interrupted reports whether a thread whose request the kernel interrupted is meant to stop: a signal waits for it that
+// ends or stops it, or that it handles and is not a minor one. Also if /proc does not tell.
+func interrupted(tid uint32) bool {
+	status, err := os.ReadFile(filepath.Join(procDir, strconv.FormatUint(uint64(tid), 10), "status"))
+	if err != nil {
+		return true
+	}
+	return parseSignals(status)
+}
+
+// parseSignals is interrupted for the content of /proc/PID/status.
+func parseSignals(status []byte) bool {
+	masks := map[string]uint64{}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(line, ":")
+		switch key {
+		case "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt":
+			n, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			if err != nil {
+				return true
+			}
+			masks[key] = n
+		}
+	}
+	if len(masks) != 5 {
+		return true
+	}
+	waiting := (masks["SigPnd"] | masks["ShdPnd"]) &^ masks["SigBlk"] &^ masks["SigIgn"]
+	return waiting&^(minorSignals&masks["SigCgt"]) != 0
 }

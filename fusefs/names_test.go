@@ -230,3 +230,21 @@ func TestQuote(t *testing.T) {
 		}
 	}
 }
+
+func TestParseSignals(t *testing.T) {
+	for status, want := range map[string]bool{
+		// pending (own, shared), blocked, ignored, caught
+		"0 0 0 0 0": false, "400000 0 0 0 400000": false, "0 400000 0 0 400000": false, // SIGURG, caught
+		"400000 0 0 0 0": true, "0 2 0 0 2": true, "0 2 0 0 0": true, "0 2 2 0 0": false, "0 2 0 2 0": false, // SIGINT
+		"0 400002 0 0 400002": true, "0 100 0 0 0": true, // SIGKILL
+	} {
+		f := strings.Fields(status)
+		text := fmt.Sprintf("Name:\tx\nSigQ:\t0/1\nSigPnd:\t%s\nShdPnd:\t%s\nSigBlk:\t%s\nSigIgn:\t%s\nSigCgt:\t%s\n", f[0], f[1], f[2], f[3], f[4])
+		if got := parseSignals([]byte(text)); got != want {
+			t.Errorf("%s: %v", status, got)
+		}
+	}
+	if !parseSignals(nil) {
+		t.Error("what is not known is no reason to wait on")
+	}
+}

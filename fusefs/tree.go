@@ -48,6 +48,8 @@ type tree struct {
 	// Who has a draft open; tests that have no kernel put something else here.
 	holders   func(ino uint64, tid uint32) holding
 	anyHolder func(ino uint64) holding
+	// Whether the signal that interrupted a thread is one that should; the same.
+	interrupted func(tid uint32) bool
 
 	stop    chan struct{} // closed when the mount goes away
 	work    sync.WaitGroup
@@ -80,7 +82,7 @@ func newTree(cfg Config) *tree {
 	t := &tree{
 		heart: cfg.Heart, openers: append([]Opener{cfg.Heart}, cfg.Openers...), wait: cfg.Wait, reserve: cfg.Reserve,
 		log: cfg.Log, uid: cfg.UID, gid: cfg.GID, anyName: cfg.anyName, born: time.Now(), locked: lockedWait, settle: renameWait,
-		holders: holdersOf, anyHolder: anyHolder, stop: make(chan struct{}),
+		holders: holdersOf, anyHolder: anyHolder, interrupted: interrupted, stop: make(chan struct{}),
 		drafts: map[*draft]bool{}, pending: map[uint32]pending{}, notes: map[string]note{},
 	}
 	t.lastIno.Store(draftInos | uint64(t.born.UnixNano())>>2&(draftInos-1))

@@ -2,9 +2,10 @@ package lxd
 
 import (
 	"fmt"
-	"golang.org/x/sys/unix"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // access is finder.access on the real file system. It asks with the real user id, like the official clients.

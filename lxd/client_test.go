@@ -250,14 +250,16 @@ func TestAnswers(t *testing.T) {
 		"JSON of another kind": {raw(404, `{"message":"no route"}`), 404, false, nil},
 		"JSON array":           {raw(200, `[1,2]`), 502, false, nil},
 		"sync with 404":        {f.body(404, map[string]any{"type": "sync"}), 404, false, nil},
-		"redirect":             {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 307) }, 502, false, nil},
-		"cut off":              {cut, 0, false, ErrAway},
-		"no answer":            {hangUp, 0, false, ErrAway},
-		"not a list":           {f.sync(map[string]any{"name": "x"}), 0, false, nil},
-		"wrong inside":         {f.sync([]any{map[string]any{"name": 7}}), 0, false, nil},
-		"huge error":           {huge(500, 2<<20), 500, false, nil},
-		"huge 404":             {huge(404, 2<<20), 404, false, nil},
-		"huge list":            {huge(200, 65<<20), 502, false, nil},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, 502, false, nil},
+		"cut off":      {cut, 0, false, ErrAway},
+		"no answer":    {hangUp, 0, false, ErrAway},
+		"not a list":   {f.sync(map[string]any{"name": "x"}), 0, false, nil},
+		"wrong inside": {f.sync([]any{map[string]any{"name": 7}}), 0, false, nil},
+		"huge error":   {huge(500, 2<<20), 500, false, nil},
+		"huge 404":     {huge(404, 2<<20), 404, false, nil},
+		"huge list":    {huge(200, 65<<20), 502, false, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t, "lxd")

@@ -96,7 +96,7 @@ func TestEventsRefused(t *testing.T) {
 		"hung up":    {hangUp, ErrAway},
 		"no upgrade": {f.sync(map[string]any{}), nil},
 		"a proxy":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }, nil},
-		"redirect":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", 302) }, nil},
+		"redirect":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) }, nil},
 		"too long": {talk(func(ctx context.Context, c *websocket.Conn) {
 			_ = c.Write(ctx, websocket.MessageText, []byte(strings.Repeat("x", maxEvent+1)))
 			<-c.CloseRead(ctx).Done()

@@ -157,8 +157,8 @@ func (u *upload) sendfile(c *conn, end int64) error {
 				for {
 					offset := at
 					n, werr = unix.Sendfile(int(out), int(in), &offset, int(min(end-at, piece)))
-					if werr != unix.EINTR {
-						return werr != unix.EAGAIN
+					if !errors.Is(werr, unix.EINTR) {
+						return !errors.Is(werr, unix.EAGAIN)
 					}
 				}
 			})
@@ -168,7 +168,7 @@ func (u *upload) sendfile(c *conn, end int64) error {
 			return u.fail(err)
 		case cerr != nil:
 			return cerr
-		case werr == unix.EINVAL || werr == unix.ENOSYS || werr == unix.EOPNOTSUPP:
+		case errors.Is(werr, unix.EINVAL) || errors.Is(werr, unix.ENOSYS) || errors.Is(werr, unix.EOPNOTSUPP):
 			return errNoSendfile
 		case werr != nil:
 			return u.blame(werr)
@@ -183,7 +183,7 @@ func (u *upload) sendfile(c *conn, end int64) error {
 
 // blame finds out which end an error of sendfile is about, as the number does not tell: it looks at the file again.
 func (u *upload) blame(errno error) error {
-	if errno != unix.EPIPE && errno != unix.ECONNRESET {
+	if !errors.Is(errno, unix.EPIPE) && !errors.Is(errno, unix.ECONNRESET) {
 		var b [1]byte
 		if _, err := u.peek(b[:]); err != nil {
 			return err

@@ -71,13 +71,14 @@ boot() {
   console=$work/console.log
   # No machined, no scope: nothing of the host's systemd is needed, nor does it have to be one. All capabilities, for a
   # daemon of containers in a container that is thrown away. nspawn keeps things in /run/systemd/nspawn and does not
-  # clean up where that is no tmpfs: it gets one that nobody else sees.
+  # clean up where that is no tmpfs: it gets one that nobody else sees. /dev/fuse is made as udev does it, for everybody,
+  # because this machine may be a container without udev.
   mkdir -p /run/systemd/nspawn
   # shellcheck disable=SC2016 # expanded by the inner shell
-  unshare --mount --propagation private -- sh -c 'mount -t tmpfs tmpfs /run/systemd/nspawn && exec "$@"' sh \
+  unshare --mount --propagation private -- sh -c 'mount -t tmpfs tmpfs /run/systemd/nspawn && mknod -m 666 /run/systemd/nspawn/fuse c 10 229 && exec "$@"' sh \
     systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no --link-journal=no --directory="$root" \
     --machine="isosyncd-test-$$" --private-network --resolv-conf=off --timezone=off --capability=all \
-    --bind=/dev/fuse --console=pipe </dev/null >>"$console" 2>&1 &
+    --bind=/run/systemd/nspawn/fuse:/dev/fuse --console=pipe </dev/null >>"$console" 2>&1 &
   nspawn=$!
   until_ 120 "the root has booted" booted || { tail -n 40 "$console" >&2; die "no root to test in"; }
 }

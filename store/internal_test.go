@@ -132,7 +132,7 @@ func TestOperationsForget(t *testing.T) {
 		if e, err := ops.get(o.ID); err != nil || e.StatusCode != codeFailure || e.ErrCode != 404 || e.Err == "" {
 			t.Errorf("just before: %+v, %v", e, err)
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		synctest.Wait()
 		if _, err := ops.get(o.ID); statusOf(err) != 404 {
 			t.Errorf("just after: %v", err)

@@ -247,7 +247,7 @@ func (s *Store) Serve(ctx context.Context, l net.Listener) error {
 	if srv.Shutdown(grace) != nil {
 		_ = srv.Close()
 	}
-	<-ended
+	_ = <-ended
 	return nil
 }
 

@@ -36,6 +36,12 @@ func (j *job) enter(s State, total int64, now time.Time) {
 	j.state.Store(s)
 }
 
+// at is the state that the job is in.
+func (j *job) at() State {
+	s, _ := j.state.Load().(State) // start enters one before anybody asks
+	return s
+}
+
 // result is what a worker hands back. seen holds each volume that it looked at last, nil = it is not there.
 type result struct {
 	job  *job
@@ -112,16 +118,15 @@ func (w *worker) look(ctx context.Context, name string) (v lxd.Volume, there boo
 }
 
 // still asks for a volume of ours and returns errStale unless it is the incarnation that the plan saw, marked.
-func (w *worker) still(ctx context.Context, name, incarnation string) (lxd.Volume, Mark, error) {
+func (w *worker) still(ctx context.Context, name, incarnation string) (lxd.Volume, error) {
 	v, there, err := w.look(ctx, name)
 	if err != nil {
-		return v, Mark{}, err
+		return v, err
 	}
-	m, ours := OurMark(v, w.owner)
-	if !there || !ours || v.Incarnation() != incarnation {
-		return v, Mark{}, errStale
+	if _, ours := OurMark(v, w.owner); !there || !ours || v.Incarnation() != incarnation {
+		return v, errStale
 	}
-	return v, m, nil
+	return v, nil
 }
 
 // withSource runs f on the job's file, pinned: a writer that comes ends ctx, and f's error is then that the file
@@ -131,7 +136,7 @@ func (w *worker) withSource(ctx context.Context, f func(ctx context.Context, p *
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }() // read only
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {

@@ -67,7 +67,7 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.Fil
 	operation, err = w.remote.Import(ctx, name, src, in.Size, w.job.done.Store)
 	if err != nil {
 		cancel(err)
-		<-hashed
+		_ = <-hashed // the upload's error is the one that counts
 		return "", "", errors.Join(cause(ctx, err), w.refused(name, err))
 	}
 	w.totals.sent(in.Size, w.now().Sub(start))

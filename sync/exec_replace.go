@@ -32,7 +32,7 @@ func (w *worker) swap(ctx context.Context) error {
 
 // deleteOld deletes a volume of ours, if it is the one that the plan saw, and nobody uses it.
 func (w *worker) deleteOld(ctx context.Context, name, incarnation string) error {
-	v, _, err := w.still(ctx, name, incarnation)
+	v, err := w.still(ctx, name, incarnation)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (w *worker) inPlace(ctx context.Context) error {
 	in := Intent{
 		Kind: IntentReplace, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, Digest: a.Digest, At: w.now(),
 	}
-	if _, _, err := w.still(ctx, a.Volume, a.Old); err != nil {
+	if _, err := w.still(ctx, a.Volume, a.Old); err != nil {
 		return err
 	}
 	if err := w.intend(a.Volume, in); err != nil {
@@ -109,7 +109,7 @@ func (w *worker) fromSpool(ctx context.Context, in Intent) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()  // read only
 	ours := func() error { return nil } // nobody else writes to the spool
 	op, digest, err := w.upload(ctx, name, in, src, ours, func(ctx context.Context) (string, error) {
 		sums, err := hashFile(ctx, src, in.Size, nil, nil, nil)
@@ -253,7 +253,7 @@ func exported(ctx context.Context, ex exporter, volume string, size int64) (stri
 	if err != nil {
 		return "", err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	h := sha256.New()
 	if _, err := io.CopyN(h, body, size); err != nil {
 		return "", err

@@ -187,7 +187,9 @@ func (r *fakeRemote) Wait(_ context.Context, op string) error {
 	return err
 }
 
-func (r *fakeRemote) Running(context.Context, string) (string, error) { return "", r.enter("running", "") }
+func (r *fakeRemote) Running(context.Context, string) (string, error) {
+	return "", r.enter("running", "")
+}
 
 func (r *fakeRemote) Describe(_ context.Context, name, description string) error {
 	if err := r.enter("describe", name); err != nil {

@@ -42,9 +42,11 @@ func faultRows() []faultRow {
 		{name: "import is cut in the middle", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize / 2), more: 2, real: true},
 		{name: "import is cut before its last byte", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize - 1), more: 2, real: true},
 		{name: "import is cut after its last byte", match: lxdtest.Imports, fault: lxdtest.CutBody(faultSize), more: 2, real: true},
-		{name: "import stands still", match: lxdtest.Imports, fault: lxdtest.Stall(1 << 16), more: 2, stall: 2 * time.Second,
+		{
+			name: "import stands still", match: lxdtest.Imports, fault: lxdtest.Stall(1 << 16), more: 2, stall: 2 * time.Second,
 			// More than what socket buffers take without anybody at the other end.
-			size: 4096},
+			size: 4096,
+		},
 		{name: "import is not answered", match: lxdtest.Imports, fault: lxdtest.Hang(), more: 2, hangs: true},
 		{name: "import 503 with Retry-After", match: lxdtest.Imports, fault: lxdtest.Answer(503, time.Second), more: 2},
 		{name: "import 429", match: lxdtest.Imports, fault: lxdtest.Answer(429, 0), more: 2},

@@ -8,6 +8,7 @@ import (
 	gosync "sync"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -109,7 +110,7 @@ func TestOddNames(t *testing.T) {
 			continue
 		}
 		for _, text := range []string{f.Held.Text, f.Held.Remedy} {
-			if text != strings.Trim(quoteName(text), `"`) && strings.ContainsAny(text, "\n\x1b\u202e\xff") {
+			if text != strings.Trim(quoteName(text), `"`) && (strings.ContainsAny(text, "\n\x1b\u202e") || !utf8.ValidString(text)) {
 				t.Errorf("unescaped: %q", text)
 			}
 		}

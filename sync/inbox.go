@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -173,9 +174,12 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 	r.Files = in.files
 	r.Notes = in.scanNotes(d, notes)
 	in.forgetVouched()
-	if in.swept.IsZero() || in.now.Sub(in.swept) >= sweepEach {
+	switch {
+	case in.swept.IsZero(): // sweep does it at the start; a scan by itself changes nothing
 		in.swept = in.now
-		if _, err := d.f.Seek(0, 0); err == nil {
+	case in.now.Sub(in.swept) >= sweepEach:
+		in.swept = in.now
+		if _, err := d.f.Seek(0, io.SeekStart); err == nil {
 			in.sweepDrafts(d)
 		}
 	}

@@ -388,7 +388,7 @@ func ReadJournal(stateDir string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer j.close()
+	defer func() { _ = j.close() }() // read only
 	s := &Snapshot{At: time.Now(), next: make(chan struct{})}
 	for name, r := range j.records {
 		f := FileStatus{Name: r.File, Volume: name, State: StateQueued}

@@ -144,7 +144,8 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"a file without a usable name",
-			newSituation().file("_.iso", "a", false), []string{"hold  file=_.iso because=name"},
+			newSituation().file("_.iso", "a", false),
+			[]string{"hold  file=_.iso because=name"},
 		},
 		{
 			"two files, one name: the first by name keeps it",
@@ -456,7 +457,8 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"an operation whose end nobody saw, its file gone",
-			newSituation().intent("a", Intent{Operation: "op"}), []string{"await a"},
+			newSituation().intent("a", Intent{Operation: "op"}),
+			[]string{"await a"},
 		},
 		{
 			"seen, not marked",
@@ -497,7 +499,8 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"an intent, and no volume: import",
-			newSituation().file("a.iso", "a", false).intent("a", Intent{}), []string{"import a file=a.iso"},
+			newSituation().file("a.iso", "a", false).intent("a", Intent{}),
+			[]string{"import a file=a.iso"},
 		},
 		{
 			"an intent to replace, cut off before the delete",
@@ -531,7 +534,8 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"swap cut off after the delete, the file gone",
-			newSituation().stage("a.iso", "a2"), []string{"copy a from=" + stageA2},
+			newSituation().stage("a.iso", "a2"),
+			[]string{"copy a from=" + stageA2},
 		},
 		{
 			"swap cut off after the delete, the file changed",

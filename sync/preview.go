@@ -124,3 +124,8 @@ func settledScan(ctx context.Context, cfg Config) (scanResult, error) {
 		}
 	}
 }
+
+// limiter is a Remote that knows what its project may store in its pool; *lxd.Pool does.
+type limiter interface {
+	Limits(ctx context.Context) (lxd.Space, error)
+}

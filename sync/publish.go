@@ -91,7 +91,7 @@ func (d *decider) fileStatus(f *File, line *Action) FileStatus {
 	}
 	switch j := d.jobs[f.Volume]; {
 	case j != nil && j.file.Name == f.Name && f.Volume != "":
-		st.State = j.state.Load().(State)
+		st.State = j.at()
 		if total := j.total.Load(); total > 0 || st.State == StateStoring {
 			st.Progress = &Progress{Done: j.done.Load(), Total: total, Started: time.Unix(0, j.since.Load())}
 		}
@@ -201,7 +201,7 @@ func statusBody(f *FileStatus) string {
 	if f.Problem != nil {
 		b.WriteString(sentence(f.Problem))
 	} else {
-		b.WriteString(fmt.Sprintf("%s is on its way: %s.", quoteName(f.Name), f.State))
+		fmt.Fprintf(&b, "%s is on its way: %s.", quoteName(f.Name), f.State)
 	}
 	b.WriteString("\n\n")
 	line := func(key, value string) {

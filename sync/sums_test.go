@@ -61,10 +61,14 @@ func TestParseSums(t *testing.T) {
 		{"escaped", "SHA256SUMS", `\` + s256 + `  a\nb\\c\r.iso` + "\n", "a\nb\\c\r.iso:sha256=a"},
 		{"escaped badly", "SHA256SUMS", `\` + s256 + `  a\x.iso` + "\n" + `\` + s256 + `  b\` + "\n", ""},
 		{"not escaped", "SHA256SUMS", s256 + `  a\n.iso` + "\n", `a\n.iso:sha256=a`},
-		{"all algorithms", "CHECKSUM", s256 + "  a.iso\n" + m5 + "  a.iso\n" + s512 + "  a.iso\n" + s1 + "  a.iso\n",
-			"a.iso:sha512=b,sha256=a,sha1=c,md5=d"},
-		{"bsd", "CHECKSUM", "# a.iso: 2295853056 bytes\nSHA256 (a.iso) = " + s256 + "\nMD5 (b (1).iso) = " + m5 + "\n",
-			"a.iso:sha256=a b (1).iso:md5=d"},
+		{
+			"all algorithms", "CHECKSUM", s256 + "  a.iso\n" + m5 + "  a.iso\n" + s512 + "  a.iso\n" + s1 + "  a.iso\n",
+			"a.iso:sha512=b,sha256=a,sha1=c,md5=d",
+		},
+		{
+			"bsd", "CHECKSUM", "# a.iso: 2295853056 bytes\nSHA256 (a.iso) = " + s256 + "\nMD5 (b (1).iso) = " + m5 + "\n",
+			"a.iso:sha256=a b (1).iso:md5=d",
+		},
 		{"bsd, escaped", "CHECKSUM", `\SHA256 (a\nb.iso) = ` + s256 + "\n", "a\nb.iso:sha256=a"},
 		{"openssl", "SHA256SUMS", "SHA256(a.iso)= " + s256 + "\nSHA2-512(a.iso)= " + s512 + "\n", "a.iso:sha512=b,sha256=a"},
 		{"unknown tags", "CHECKSUM", "SHA3-256 (a.iso) = " + s256 + "\nBLAKE2b (a.iso) = " + s512 + "\n", ""},
@@ -73,9 +77,11 @@ func TestParseSums(t *testing.T) {
 		{"cut short", "SHA256SUMS", s256[:60] + "  a.iso\n" + s256, ""},
 		{"twice, the same", "SHA256SUMS", s256 + "  a.iso\n" + s256 + " *a.iso\n", "a.iso:sha256=a"},
 		{"twice, another", "SHA256SUMS", s256 + "  a.iso\n" + digits(64, "e") + "  a.iso\n", "a.iso:sha256=a!"},
-		{"signed", "SHA256SUMS", "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n" + s256 + "  a.iso\n- " + s256 +
-			"  -b.iso\n-----BEGIN PGP SIGNATURE-----\n\n" + s256 + "  evil.iso\n-----END PGP SIGNATURE-----\n",
-			"-b.iso:sha256=a a.iso:sha256=a"},
+		{
+			"signed", "SHA256SUMS", "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n" + s256 + "  a.iso\n- " + s256 +
+				"  -b.iso\n-----BEGIN PGP SIGNATURE-----\n\n" + s256 + "  evil.iso\n-----END PGP SIGNATURE-----\n",
+			"-b.iso:sha256=a a.iso:sha256=a",
+		},
 		{"html", "SHA256SUMS", "<html><body>404</body></html>", ""},
 		{"empty", "SHA256SUMS", "", ""},
 		{"alone, in a list of many", "SHA256SUMS", s256 + "\n", ""},
@@ -84,8 +90,10 @@ func TestParseSums(t *testing.T) {
 		{"sidecar", "a.iso.sha256", s256 + "  a.iso\n", "a.iso:sha256=a"},
 		{"sidecar with a path", "a.iso.sha256", s256 + "  /home/me/a.iso\n", "a.iso:sha256=a"},
 		{"sidecar with a path of Windows", "a.iso.sha256", s256 + ` *C:\iso\a.iso`, "a.iso:sha256=a"},
-		{"sidecar under an old name", "a.iso.sha256", s256 + "  openSUSE-Build491.1.iso\n",
-			"a.iso:sha256=a openSUSE-Build491.1.iso:sha256=a"},
+		{
+			"sidecar under an old name", "a.iso.sha256", s256 + "  openSUSE-Build491.1.iso\n",
+			"a.iso:sha256=a openSUSE-Build491.1.iso:sha256=a",
+		},
 		{"sidecar about several others", "a.iso.sha256", s256 + "  x.iso\n" + s256 + "  y.iso\n", "x.iso:sha256=a y.iso:sha256=a"},
 		{"sidecar about several", "a.iso.sha256", s256 + "  a.iso\n" + s512 + "  y.iso\n", "a.iso:sha256=a y.iso:sha512=b"},
 		{"certutil", "a.iso.md5", "MD5 hash of a.iso:\r\n" + m5 + "\r\nCertUtil: done\r\n", "a.iso:md5=d"},

@@ -169,8 +169,11 @@ func (im *importer) send(ctx context.Context, src *source, c *candidate, volume 
 	operation, err := im.remote.Import(ours, volume, src.f, c.Size, im.phases.begin("uploading", isosync.StateUploading, c.Size))
 	if err != nil {
 		cancel(err)
-		<-hashed
-		if cause := context.Cause(ours); cause != nil && ctx.Err() == nil {
+		_ = <-hashed // the upload's error is the one that counts
+		if ctx.Err() != nil {
+			return "", "", fmt.Errorf("interrupted: %s was not imported, and there is no volume of it", showName(src.name))
+		}
+		if cause := context.Cause(ours); cause != nil {
 			err = cause
 		}
 		return "", "", fmt.Errorf("import %s: %w; there is no volume of it", volume, err)

@@ -3,13 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	gosync "sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
-
-	"os"
 
 	"isosyncd/control"
 	isosync "isosyncd/sync"

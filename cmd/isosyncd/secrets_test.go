@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -28,7 +29,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	secrets := canaries(t, token, filepath.Join(s.state, "remotes", "prod", clientKey))
 
 	log := &logBuffer{}
-	cmd := exec.Command(exe, "run", "--folder", s.folder, "--state-dir", s.state, "--control", s.socket, "--remote", "prod",
+	cmd := exec.CommandContext(context.Background(), exe, "run", "--folder", s.folder, "--state-dir", s.state, "--control", s.socket, "--remote", "prod",
 		"--pool", "default", "--settle-delay", "100ms", "--scan-interval", "1s", "--refresh-interval", "1s", "--log-level", "debug",
 		"--status-files", "all")
 	cmd.Stdout, cmd.Stderr = log, log

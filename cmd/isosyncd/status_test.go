@@ -160,7 +160,7 @@ func newScreen(t testing.TB, width, height int, command ...string) *screen {
 	}
 	s := &screen{t: t, socket: filepath.Join(dir, "s")}
 	t.Cleanup(func() {
-		_ = exec.Command("tmux", "-S", s.socket, "kill-server").Run()
+		_ = exec.CommandContext(context.Background(), "tmux", "-S", s.socket, "kill-server").Run()
 		_ = os.RemoveAll(dir)
 	})
 	s.tmux(append([]string{"-f", "/dev/null", "new-session", "-d", "-x", itoa(width), "-y", itoa(height), "--"}, command...)...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -178,7 +179,7 @@ func (t *trouble) start() *logBuffer {
 		"run", "--folder", t.folder, "--state-dir", t.state, "--control", t.socket, "--settle-delay", "200ms",
 		"--scan-interval", "1s", "--refresh-interval", "1s",
 	}, t.daemon...)
-	cmd := exec.Command(t.exe, args...)
+	cmd := exec.CommandContext(context.Background(), t.exe, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.t.Fatal(err)
