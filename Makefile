@@ -8,6 +8,8 @@ DESTDIR ?=
 PREFIX  ?= /usr/local
 PROGRAM := bin/isosyncd
 TOOL    := go tool -modfile=tools.mod
+# Not in tools.mod: its hundreds of modules would decide the versions of those that others there need.
+LINT    := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # How long each parser is fuzzed by `make fuzz`.
 FUZZTIME ?= 30s
 
@@ -25,7 +27,7 @@ test: ## go vet, and all tests with the race detector; real servers and FUSE whe
 	.ci/test
 
 lint: ## golangci-lint and gofumpt; the first time they are built, which takes minutes
-	$(TOOL) golangci-lint run ./...
+	$(LINT) run ./...
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	  if [ -n "$$out" ]; then echo "not formatted, run make format:"; echo "$$out"; exit 1; fi
 

@@ -238,7 +238,8 @@ func (d *draft) writeAt(data []byte, off int64) (uint32, error) {
 	d.written = d.written || n > 0
 	d.size, d.mtime = max(d.size, off+int64(n)), time.Now()
 	if err != nil {
-		return 0, fmt.Errorf("write to the folder: %w", err)
+		d.refused = fmt.Errorf("write to the folder: %w", err) // a part of it is of no use there
+		return 0, d.refused
 	}
 	if before := d.head; off <= before && before < headSize {
 		d.head = max(before, min(end, headSize))

@@ -85,9 +85,9 @@ points_build() {
   ) >"$work/second.log" 2>&1 || { cat "$work/second.log" >&2; fail "the package can be built elsewhere"; }
   check "two builds of the package are byte-identical" cmp "$work/new.deb" "$work"/elsewhere/dist/isosyncd_*.deb
   local gen=dist/generated to=$work/destdir
-  check "make install works below DESTDIR" env DESTDIR="$to" packaging/install.sh install dist/isosyncd $gen
+  check "install works below DESTDIR" env DESTDIR="$to" packaging/install.sh install dist/isosyncd $gen
   check "its unit names the program where it is" grep -q '^ExecStart=/usr/local/bin/isosyncd' "$to/usr/local/lib/systemd/system/isosyncd.service"
-  check "make uninstall works below DESTDIR" env DESTDIR="$to" packaging/install.sh uninstall
+  check "uninstall works below DESTDIR" env DESTDIR="$to" packaging/install.sh uninstall
   check "and leaves no file" test -z "$(find "$to" ! -type d)"
   chmod -R u+rwX "$work/gocache" 2>/dev/null || true
   rm -rf "$work/gocache" "$work/elsewhere" "$to"
@@ -189,6 +189,9 @@ points_faults() {
   check "the journal says that it was the watchdog" sh_ 'journalctl --no-pager -u isosyncd | grep -i "watchdog timeout"'
   sh_ 'rm -r /run/systemd/system/isosyncd.service.d; systemctl daemon-reload; systemctl restart isosyncd'
 
+  check "the type is notify-reload where systemd has it" sh_ '
+    type=$(systemctl show --value -p Type isosyncd); version=$(systemctl --version | awk "NR == 1 {print int(\$2)}"); echo "$version: $type"
+    if [ "$version" -ge 253 ]; then [ "$type" = notify-reload ]; else [ "$type" = notify ]; fi'
   pid=$(main_pid)
   check "reload works" inside systemctl reload isosyncd
   eventually 30 "and the daemon lives on as the same process" sh_ "[ \$(systemctl show --value -p MainPID isosyncd) = $pid ] && systemctl is-active isosyncd"

@@ -100,8 +100,7 @@ func (v *View) recall(stateDir string) (folder folderID, err error) {
 // written.
 func settledScan(ctx context.Context, cfg Config) (scanResult, error) {
 	in := newInbox(inboxConfig{
-		Path: cfg.Folder, SettleDelay: cfg.SettleDelay, RequireChecksum: cfg.Policy.RequireChecksum, Owner: cfg.Owner,
-		Now: time.Now, Log: cfg.Log, Leases: !cfg.NoLeases,
+		Path: cfg.Folder, SettleDelay: cfg.SettleDelay, Owner: cfg.Owner, Now: time.Now, Log: cfg.Log, Leases: !cfg.NoLeases,
 	})
 	in.swept = time.Now() // no sweep: drafts are not ours to remove now
 	end := time.Now().Add(2 * cfg.SettleDelay)

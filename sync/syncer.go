@@ -57,8 +57,7 @@ func New(cfg Config) (*Syncer, error) {
 	s := &Syncer{
 		cfg: cfg, journal: j, spool: sp, moved: moved,
 		inbox: newInbox(inboxConfig{
-			Path: cfg.Folder, SettleDelay: cfg.SettleDelay, RequireChecksum: cfg.Policy.RequireChecksum,
-			Owner: cfg.Owner, Now: time.Now, Log: cfg.Log, Leases: !cfg.NoLeases,
+			Path: cfg.Folder, SettleDelay: cfg.SettleDelay, Owner: cfg.Owner, Now: time.Now, Log: cfg.Log, Leases: !cfg.NoLeases,
 		}),
 		ready:    make(chan struct{}),
 		requests: make(chan func(*decider)),
