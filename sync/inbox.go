@@ -17,13 +17,12 @@ import (
 )
 
 type inboxConfig struct {
-	Path            string        // of the folder, absolute
-	SettleDelay     time.Duration // positive
-	RequireChecksum bool          // not used here: the plan holds such files
-	Owner           string
-	Now             func() time.Time // with a monotonic reading; only differences count
-	Log             *slog.Logger
-	Leases          bool // false = leases tell nothing, as on NFS
+	Path        string        // of the folder, absolute
+	SettleDelay time.Duration // positive
+	Owner       string
+	Now         func() time.Time // with a monotonic reading; only differences count
+	Log         *slog.Logger
+	Leases      bool // false = leases tell nothing, as on NFS
 }
 
 // scanResult is what one look at the folder found.
