@@ -331,8 +331,11 @@ func TestRenameVolume(t *testing.T) {
 	if names := x.names(); len(names) != 1 || names[0] != "b.iso" {
 		t.Errorf("there are %q", names)
 	}
+	if err := x.stop(); err != nil {
+		t.Fatal(err)
+	}
 	h.hold()
-	x.mount.tree.locked = 50 * time.Millisecond
+	x = mountFake(t, h, func(c *Config) { c.tune = func(tr *tree) { tr.locked = 50 * time.Millisecond } })
 	out, code := run(t, "mv", x.path("b.iso"), x.path("c.iso"))
 	if code == 0 || !strings.Contains(out, syscall.EINPROGRESS.Error()) && !strings.Contains(out, "Operation now in progress") {
 		t.Errorf("exit %d: %s", code, out)
@@ -375,12 +378,14 @@ func TestServerHangs(t *testing.T) {
 	h.put(t, "a", image(300, 1), true)
 	h.hang = make(chan struct{})
 	defer close(h.hang)
-	x := mountFake(t, h, nil)
-	x.mount.tree.locked = 50 * time.Millisecond
+	x := mountFake(t, h, func(c *Config) { c.tune = func(tr *tree) { tr.locked = 50 * time.Millisecond } })
 	if out, code := run(t, "rm", "-f", x.path("a.iso")); code == 0 || !strings.Contains(out, "timed out") {
 		t.Errorf("rm: exit %d: %s", code, out)
 	}
-	x.mount.tree.locked = time.Hour
+	if err := x.stop(); err != nil {
+		t.Fatal(err)
+	}
+	x = mountFake(t, h, func(c *Config) { c.tune = func(tr *tree) { tr.locked = time.Hour } })
 	// Ctrl-C ends it, too.
 	mustRun(t, "bash", "-c", "timeout -s INT 0.3 rm -f "+x.path("a.iso")+"; test $? = 124")
 	if out := mustRun(t, "ls", x.dir); !strings.Contains(out, "a.iso") {

@@ -152,10 +152,13 @@ func runModel(t *testing.T, operations int, seed uint64) {
 		operations /= 10
 	}
 	h := newFake(t)
-	x := mountFake(t, h, nil)
 	// All programs are this one: to look through all others at each close would only take time.
 	here := func(ino uint64) holding { return holds(strconv.Itoa(os.Getpid()), ino) }
-	x.mount.tree.anyHolder, x.mount.tree.holders = here, func(ino uint64, _ uint32) holding { return here(ino) }
+	x := mountFake(t, h, func(c *Config) {
+		c.tune = func(tr *tree) {
+			tr.anyHolder, tr.holders = here, func(ino uint64, _ uint32) holding { return here(ino) }
+		}
+	})
 	m := &model{volumes: map[string]modelVolume{}, parts: map[string][]byte{}}
 	rng := rand.New(rand.NewPCG(seed, 7))
 	var images [][]byte

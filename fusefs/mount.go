@@ -51,6 +51,7 @@ type Config struct {
 	anyName       bool        // tests of go-fuse write files under names of their own
 	noPassthrough bool        // tests read through us also where the kernel could do it
 	trace         *log.Logger // tests count requests: one line for each
+	tune          func(*tree) // tests change times and the like before the first request
 }
 
 // ErrUnmounted is what Serve returns if somebody else unmounted.
@@ -85,6 +86,9 @@ func New(cfg Config) (*Mount, error) {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	t := newTree(cfg)
+	if cfg.tune != nil {
+		cfg.tune(t)
+	}
 	if cfg.Export != nil {
 		t.cache, err = openCache(cfg.CacheDir, cfg.CacheSize, cfg.Export, cfg.Log)
 		if err != nil {
