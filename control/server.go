@@ -205,7 +205,10 @@ func (s *Socket) decode(w http.ResponseWriter, r *http.Request, into any) bool {
 			err = errors.New("something follows the first JSON document")
 		}
 	}
-	err = errors.Join(err, rc.SetReadDeadline(time.Time{}))
+	if err == nil {
+		// Else it stays: what is left of a body that nobody sends must not be waited for.
+		err = rc.SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		s.fail(w, r, http.StatusBadRequest, &Problem{
 			Code: "request", Text: "the request cannot be read: " + err.Error(), Remedy: "see the documentation of the control socket",

@@ -78,8 +78,9 @@ func (c *Client) keepAsking(ctx context.Context, cancel context.CancelCauseFunc,
 			cancel(fmt.Errorf("%w: it said nothing for %v", ErrAway, q.Round(time.Second)))
 			return
 		}
-		// The pong is heard by the reader; what matters is that one comes before the silence is too long.
-		ping, done := context.WithTimeout(ctx, c.ping)
+		// The pong is heard by the reader; what matters is that one comes before the silence is too long. Less time must
+		// not be given: the library drops the connection of a ping that could not be written in its time.
+		ping, done := context.WithTimeout(ctx, c.silence)
 		_ = conn.Ping(ping)
 		done()
 	}
