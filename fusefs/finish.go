@@ -153,6 +153,9 @@ func (t *tree) await(ctx context.Context, d *draft, sub *submission) syscall.Err
 			return syscall.ESHUTDOWN
 		case <-look.C:
 		}
+		if !waiting(threadOf(ctx)) {
+			break
+		}
 	}
 	t.log.Info("whoever wrote a file was interrupted while it waited; the import goes on", "file", d.title())
 	return syscall.EINTR

@@ -57,20 +57,29 @@ func anyHolder(ino uint64) holding {
 	return heldByNobody
 }
 
-// exiting reports the flag PF_EXITING of a thread: the ninth field of /proc/PID/stat, counted behind the name, which
-// may have anything in it.
+// exiting reports the flag PF_EXITING of a thread. One that is not there any more is at its end, too.
 func exiting(tid string) bool {
 	const pfExiting = 0x4 // include/linux/sched.h
-	stat, err := os.ReadFile(filepath.Join(procDir, tid, "stat"))
+	fields, err := threadStat(tid)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 7 {
-		return false
-	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	return err == nil && flags&pfExiting != 0
+}
+
+// threadStat reads /proc/PID/stat from its third field on, the state: what is before that is the name, which may have
+// anything in it.
+func threadStat(tid string) ([]string, error) {
+	stat, err := os.ReadFile(filepath.Join(procDir, tid, "stat"))
+	if err != nil {
+		return nil, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 7 {
+		return nil, errors.New("/proc/PID/stat is not as proc(5) says")
+	}
+	return fields, nil
 }
 
 // holds reports whether a process has the inode open for writing: heldByOthers if so, heldUnknown if it may not be
@@ -126,6 +135,13 @@ const minorSignals = 1<<(unix.SIGURG-1) | 1<<(unix.SIGPROF-1) | 1<<(unix.SIGVTAL
 	1<<(unix.SIGCHLD-1) | 1<<(unix.SIGWINCH-1) | 1<<(unix.SIGIO-1) | 1<<(unix.SIGUSR1-1) | 1<<(unix.SIGUSR2-1) |
 	1<<(unix.SIGCONT-1)
 
+// waiting reports whether a thread sleeps in the kernel where no signal ends it, as one does whose request was interrupted
+// and not answered. One that does not is not there to be answered: the connection was aborted.
+func waiting(tid uint32) bool {
+	fields, err := threadStat(strconv.FormatUint(uint64(tid), 10))
+	return err == nil && fields[0] == "D"
+}
+
 // interrupted reports whether a thread whose request the kernel interrupted is meant to stop: a signal waits for it that
 // ends or stops it, or that it handles and is not a minor one. Also if /proc does not tell.
 func interrupted(tid uint32) bool {
@@ -153,6 +169,6 @@ func parseSignals(status []byte) bool {
 	if len(masks) != 5 {
 		return true
 	}
-	waiting := (masks["SigPnd"] | masks["ShdPnd"]) &^ masks["SigBlk"] &^ masks["SigIgn"]
-	return waiting&^(minorSignals&masks["SigCgt"]) != 0
+	pending := (masks["SigPnd"] | masks["ShdPnd"]) &^ masks["SigBlk"] &^ masks["SigIgn"]
+	return pending&^(minorSignals&masks["SigCgt"]) != 0
 }

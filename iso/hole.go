@@ -25,9 +25,10 @@ const (
 // reserves its space first has its full size from the start.
 //
 // A hole at the end of more than 300 KiB makes the file incomplete; a shorter one is explained by padding, as are the
-// bytes behind the firm end where they are no more than the 1 MiB that isohybrid rounds up to. So does a hole where the descriptors should be. A hole inside is a Soft *TruncatedError: cp and tar can make holes of zeros. ZFS
-// makes holes of all zeros by itself, so there holes inside say nothing. Other file systems than ext4, XFS, Btrfs, ZFS,
-// tmpfs and the like report none, and then this is Probe.
+// bytes behind the firm end where they are no more than the 1 MiB that isohybrid rounds up to. So does a hole where the
+// descriptors should be. A hole inside is only told, as Info.Hole: git, cp and tar make holes of zeros. ZFS makes holes of
+// all zeros by itself, so there holes inside are not told. Other file systems than ext4, XFS, Btrfs, ZFS, tmpfs and the
+// like report none, and then this is Probe.
 //
 // Asking moves f's offset, which every duplicate of its descriptor shares: use ReadAt and WriteAt beside it.
 func ProbeFile(f *os.File) (Info, error) {
@@ -39,12 +40,15 @@ func ProbeFile(f *os.File) (Info, error) {
 		return Info{}, fmt.Errorf("probe %q: not a regular file", stat.Name())
 	}
 	info, err := Probe(f, stat.Size())
-	return info, withHoles(f, info, err, zeroBlocksAreHoles(f))
+	if err = withHoles(f, info, err); err == nil && !zeroBlocksAreHoles(f) {
+		info.Hole = holeBefore(f, dataEnd(f, info.Size))
+	}
+	return info, err
 }
 
 // withHoles joins what Probe said with what the holes say. A firm verdict comes before a soft one, and a refusal before
 // both: but what cannot be told since it was never written is no refusal.
-func withHoles(f *os.File, info Info, verdict error, zfs bool) error {
+func withHoles(f *os.File, info Info, verdict error) error {
 	size := info.Size
 	var not *NotISOError
 	if errors.As(verdict, &not) {
@@ -68,16 +72,7 @@ func withHoles(f *os.File, info Info, verdict error, zfs bool) error {
 			Reason: fmt.Sprintf("its last %d bytes were never written: a hole is at its end", length),
 		}
 	}
-	if verdict != nil || zfs {
-		return verdict
-	}
-	if off, length := holeBefore(f, start); length > 0 {
-		return &TruncatedError{
-			Actual: size, Soft: true,
-			Reason: fmt.Sprintf("%d bytes from byte %d on were never written, or a copy made a hole of zeros: a hole is inside", length, off),
-		}
-	}
-	return nil
+	return verdict
 }
 
 // hole returns the length of the hole that off lies in, counted from off; 0 = there is data.
@@ -113,21 +108,22 @@ func dataEnd(f *os.File, size int64) int64 {
 	return high
 }
 
-// holeBefore returns the first hole of at least minHole bytes before end; length 0 = none.
-func holeBefore(f *os.File, end int64) (off, length int64) {
+// holeBefore returns the first hole of at least minHole bytes before end.
+func holeBefore(f *os.File, end int64) Hole {
+	off := int64(0)
 	for range maxHoles {
 		start, err := f.Seek(off, seekHole)
 		if err != nil || start >= end {
-			return 0, 0
+			return Hole{}
 		}
 		if length := hole(f, start, end); length >= minHole {
-			return start, length
+			return Hole{Offset: start, Length: length}
 		}
 		if off, err = f.Seek(start, seekData); err != nil {
-			return 0, 0
+			return Hole{}
 		}
 	}
-	return 0, 0
+	return Hole{}
 }
 
 // zeroBlocksAreHoles reports whether f lies on a file system that stores no blocks of zeros.

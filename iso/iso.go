@@ -31,7 +31,14 @@ type Info struct {
 	Joliet       bool
 	RockRidge    bool
 	UDFRevision  string       // such as "1.02"; empty without UDF
+	Hole         Hole         // the first one inside that is worth a thought; ProbeFile only
 	Sum          *EmbeddedSum // what implantisomd5 left in the image; nil = none
+}
+
+// Hole is a part of a file that was never written, in bytes; Length 0 = there is none. Inside an image it may be a piece
+// that a download still lacks, or zeros that a copy did not write: it says nothing by itself.
+type Hole struct {
+	Offset, Length int64
 }
 
 // ErrNotISO is the class of every NotISOError.

@@ -150,7 +150,7 @@ func (in *inbox) judge(e *entry) (held *Problem, next time.Time) {
 
 func (in *inbox) judgeVerdict(e *entry) (held *Problem, next time.Time) {
 	if e.verdict == nil {
-		return nil, next
+		return in.judgeHole(e)
 	}
 	var cut *iso.TruncatedError
 	if errors.As(e.verdict, &cut) {
@@ -177,6 +177,22 @@ func (in *inbox) judgeVerdict(e *entry) (held *Problem, next time.Time) {
 		Text:   fmt.Sprintf("%s is not an ISO image: it looks like %s", quoteName(e.name), not.LooksLike),
 		Remedy: not.Remedy,
 	}, next
+}
+
+// judgeHole has patience with an image that has a hole inside: a download may still fill it. Zeros that a copy did not
+// write look the same, so patience ends, unless something else vouches for the bytes at once.
+func (in *inbox) judgeHole(e *entry) (held *Problem, next time.Time) {
+	patient := e.seen.Add(softFactor * in.cfg.SettleDelay)
+	if e.info.Hole.Length == 0 || e.vouched || len(e.sums.Sums) > 0 || e.info.Sum != nil || !in.now.Before(patient) {
+		return nil, next
+	}
+	return &Problem{
+		Code: CodeIncomplete, Waits: true,
+		Text: fmt.Sprintf("%s may be incomplete: %s within it, from byte %d on, were never written", quoteName(e.name),
+			humanize.IBytes(uint64(e.info.Hole.Length)), e.info.Hole.Offset), //nolint:gosec // a size
+		Remedy: fmt.Sprintf("nothing needs to be done: a download may still fill them, and when the file was still for %v they "+
+			"count as zeros; a checksum list beside it that names it ends the waiting", softFactor*in.cfg.SettleDelay),
+	}, patient
 }
 
 // judgeLists holds a file whose checksum lists cannot be read. What they say is for the plan to compare.

@@ -355,3 +355,39 @@ func TestNotISO(t *testing.T) {
 	b.put("a.iso", isoImage(40, "a"))
 	b.expect("a.iso", "")
 }
+
+// TestHoleInside (D7): a hole within an image is a download that goes on, or zeros that a copy did not write. It is waited
+// for a while, and less where a list or the mount vouches for the bytes.
+func TestHoleInside(t *testing.T) {
+	b := newBox(t, nil)
+	img := isoImage(200, "holes")
+	const off, length = 100 * 2048, 128 << 10
+	clear(img[off : off+length])
+	sparse := func(name string) {
+		t.Helper()
+		f, err := os.Create(b.path(name))
+		if err == nil {
+			_, err = f.Write(img[:off])
+		}
+		if err == nil {
+			_, err = f.WriteAt(img[off+length:], off+length)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sparse("a.iso")
+	r := b.look()
+	p := r.Files[0].Held
+	if p == nil || p.Code != CodeIncomplete || !p.Waits || !r.Next.Equal(b.at.Add(softFactor*settleDelay)) {
+		t.Fatalf("at once: %+v, next %v", p, r.Next)
+	}
+	b.pass(softFactor*settleDelay - 1)
+	b.expect("a.iso", CodeIncomplete)
+	b.pass(1)
+	b.expect("a.iso", "")
+	sparse("b.iso")
+	b.expect("b.iso", CodeIncomplete)
+	b.put("b.iso.sha256", []byte(hexOf(img)+"\n"))
+	b.expect("b.iso", "")
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"isosyncd/control"
@@ -33,6 +34,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"--pool", "default", "--settle-delay", "100ms", "--scan-interval", "1s", "--refresh-interval", "1s", "--log-level", "debug",
 		"--status-files", "all")
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strings"
 	gosync "sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -181,6 +182,7 @@ func (t *trouble) start() *logBuffer {
 	}, t.daemon...)
 	cmd := exec.CommandContext(context.Background(), t.exe, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.t.Fatal(err)
 	}
