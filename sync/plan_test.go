@@ -112,6 +112,9 @@ func lines(s *situation, plan []Action) []string {
 		if a.From != "" {
 			words = append(words, "from="+a.From)
 		}
+		if !a.NotBefore.IsZero() {
+			words = append(words, "until="+a.NotBefore.Sub(t0).String())
+		}
 		if a.Problem != nil {
 			words = append(words, "because="+string(a.Problem.Code))
 			if a.Problem.Waits {
@@ -252,11 +255,39 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"room that a held failure does not take",
-			newSituation().file("a.iso", "a", false).file("b.iso", "b", false).set(func(s *situation) { s.Space.Used = 9_850 }).
+			newSituation().file("a.iso", "a", false).file("b.iso", "b", false).
+				set(func(s *situation) { s.Space.Used = 9_900; s.Limits = lxd.Space{Total: 100} }).
 				record("a", func(r *Record) {
 					r.Failure = &Failure{Code: CodeServer, Source: ident("a.isoa"), NotBefore: t0.Add(time.Second)}
 				}),
-			[]string{"hold a file=a.iso because=server waits", "import b file=b.iso"},
+			[]string{"hold a file=a.iso until=1s because=server waits", "import b file=b.iso"},
+		},
+		{
+			"no room at all",
+			newSituation().file("a.iso", "a", false).set(func(s *situation) { s.Space.Used = 10_000 }),
+			[]string{"hold a file=a.iso because=no-space waits"},
+		},
+		{
+			"the limits leave nothing at all",
+			newSituation().file("a.iso", "a", false).set(func(s *situation) { s.Limits = lxd.Space{Used: 100, Total: 100} }),
+			[]string{"hold a file=a.iso because=limit waits"},
+		},
+		{
+			"the limits leave just enough, but the pool does not",
+			newSituation().file("a.iso", "a", false).set(func(s *situation) {
+				s.Limits, s.Space.Used = lxd.Space{Total: 100}, 9_901
+			}),
+			[]string{"hold a file=a.iso because=no-space waits"},
+		},
+		{
+			"the limits leave just enough",
+			newSituation().file("a.iso", "a", false).set(func(s *situation) { s.Limits = lxd.Space{Total: 100} }),
+			[]string{"import a file=a.iso"},
+		},
+		{
+			"a volume is a better source of a copy than a stage",
+			newSituation().file("c.iso", "a2", true).volume("z", "z.iso", "a2").stage("a.iso", "a2").volume("a", "a.iso", "a2"),
+			[]string{"copy c file=c.iso from=a", "unstage " + stageA2},
 		},
 		{
 			"a pool that does not tell its room",
@@ -342,6 +373,12 @@ func TestPlanRows(t *testing.T) {
 			newSituation().file("a.iso", "a", true).raw("a", "mine").record("a", func(r *Record) { r.Adopt = true }).
 				set(func(s *situation) { s.last().ID.Size = 101 }),
 			[]string{"hold a file=a.iso because=foreign"},
+		},
+		{
+			"adopt, as large as a driver may make it",
+			newSituation().file("a.iso", "a", true).raw("a", "mine").record("a", func(r *Record) { r.Adopt = true }).
+				set(func(s *situation) { v := s.Volumes["a"]; v.Size = 100 + 8<<30; s.Volumes["a"] = v }),
+			[]string{"adopt a file=a.iso"},
 		},
 		{
 			"adopt, far too large",
@@ -632,7 +669,7 @@ func TestPlanRows(t *testing.T) {
 			newSituation().file("a.iso", "a", false).record("a", func(r *Record) {
 				r.Failure = &Failure{Code: CodeServer, Source: ident("a.isoa"), NotBefore: t0.Add(time.Second)}
 			}),
-			[]string{"hold a file=a.iso because=server waits"},
+			[]string{"hold a file=a.iso until=1s because=server waits"},
 		},
 		{
 			"failed, its time come",
@@ -743,6 +780,15 @@ func TestPlanPrune(t *testing.T) {
 			orphans(4, 1, pruneDelay).set(func(s *situation) { s.raw(first, "mine") }), "",
 		},
 		{
+			"what we consumed does not count",
+			orphans(4, 2, pruneDelay).volume("c", "c.iso", "c").record("c", func(r *Record) { r.Consumed = true }), "prune vaa",
+		},
+		{
+			"what somebody confirmed does not count",
+			orphans(4, 2, pruneDelay).volume("c", "c.iso", "c").record("c", func(r *Record) { r.Confirmed = true }), "prune vaa",
+		},
+		{"stages do not count", orphans(4, 2, pruneDelay).stage("c.iso", "c"), "prune vaa"},
+		{
 			"consumed by us",
 			orphans(4, 1, pruneDelay).record(first, func(r *Record) { r.Consumed = true }), "",
 		},
@@ -774,6 +820,35 @@ func TestUsersReadWell(t *testing.T) {
 	got, want = users([]string{"/1.0/instances/vm?project=lab"}), "instance vm (project lab)"
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestUsersAreCounted(t *testing.T) {
+	four := []string{"/1.0/instances/a", "/1.0/instances/b", "/1.0/instances/c", "/1.0/instances/d"}
+	if got, want := users(four), "instance a, instance b, instance c, instance d"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestForeignSaysWhose: whoever only did cp learns whose volume it is.
+func TestForeignSaysWhose(t *testing.T) {
+	iso := lxd.Volume{Name: "a", ContentType: "iso", CreatedAt: t0}
+	marked := iso
+	marked.Description = Mark{Owner: "else", SHA256: digestOf("a"), File: "a.iso"}.Describe("")
+	for want, p := range map[string]*Problem{
+		"not ours":       foreign(iso, Record{}),
+		"a block volume": foreign(lxd.Volume{Name: "a", ContentType: "block"}, Record{}),
+		"owner else":     foreign(marked, Record{}),
+		"removed the mark": foreign(iso, Record{
+			Present: &Presence{Incarnation: iso.Incarnation()},
+		}),
+	} {
+		if !strings.Contains(p.Text, want) || p.Code != CodeForeign {
+			t.Errorf("%q does not say %q", p.Text, want)
+		}
+	}
+	if got := short("0123456789ab"); got != "0123456789ab" {
+		t.Errorf("a short digest became %q", got)
 	}
 }
 

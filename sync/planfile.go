@@ -106,7 +106,7 @@ func (p *planner) absent(name string, i int, digest string, known bool) Action {
 	if !known && (len(f.Sums) > 0 || p.sizes[f.ID.Size]) {
 		return Action{Kind: ActHash, Volume: name, File: i}
 	}
-	if donor := p.donor(digest, name); known && donor != "" {
+	if donor := p.donor(digest); known && donor != "" {
 		return Action{Kind: ActCopy, Volume: name, File: i, From: donor, Digest: digest}
 	}
 	if !p.room(f.ID.Size) {
@@ -115,10 +115,10 @@ func (p *planner) absent(name string, i int, digest string, known bool) Action {
 	return Action{Kind: ActImport, Volume: name, File: i, Digest: digest, need: f.ID.Size}
 }
 
-// donor is another volume of ours with the digest that may be read from now; "" = there is none.
-func (p *planner) donor(digest, not string) string {
+// donor is a volume of ours with the digest that may be read from now; "" = there is none.
+func (p *planner) donor(digest string) string {
 	d := p.donors[digest]
-	if !p.CanCopy || digest == "" || d == not || p.Busy[d] {
+	if !p.CanCopy || p.Busy[d] {
 		return ""
 	}
 	return d
@@ -203,7 +203,7 @@ func (p *planner) replace(name string, i int, v lxd.Volume, digest string) Actio
 		}
 		return a
 	}
-	if a.From = p.donor(digest, name); a.From != "" {
+	if a.From = p.donor(digest); a.From != "" {
 		a.Kind = ActSwap
 		return a
 	}

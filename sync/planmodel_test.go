@@ -309,43 +309,47 @@ func drawWorld(t *rapid.T) *world {
 // nothing in use is deleted (world.remove), nothing is marked that does not hold what the mark says (world.mark), and
 // every image that nothing speaks against is a volume in the end.
 func TestPlanModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
-		had := map[string]bool{} // volumes that some good volume or stage stood for at the start
-		for name, v := range w.Volumes {
-			if m, ours := OurMark(v, owner); ours {
-				target, _ := VolumeName(m.File)
-				had[target] = true
-				_ = name
-			}
+	for range 10 { // a hundred worlds each
+		rapid.Check(t, converges)
+	}
+}
+
+func converges(t *rapid.T) {
+	w := drawWorld(t)
+	had := map[string]bool{} // volumes that some good volume or stage stood for at the start
+	for name, v := range w.Volumes {
+		if m, ours := OurMark(v, owner); ours {
+			target, _ := VolumeName(m.File)
+			had[target] = true
+			_ = name
 		}
-		removing := map[string]bool{}
-		for name, r := range w.Records {
-			removing[name] = r.Removing
+	}
+	removing := map[string]bool{}
+	for name, r := range w.Records {
+		removing[name] = r.Removing
+	}
+	crashes := rapid.IntRange(0, 6).Draw(t, "crashes")
+	const enough = 100
+	for round := 0; ; round++ {
+		plan := Plan(w.View, w.policy, t0)
+		checkShape(t, w, plan)
+		todo := slices.DeleteFunc(slices.Clone(plan), func(a Action) bool {
+			return a.Kind == ActHold || a.Kind == ActNothing
+		})
+		if len(todo) == 0 {
+			break
 		}
-		crashes := rapid.IntRange(0, 6).Draw(t, "crashes")
-		const enough = 100
-		for round := 0; ; round++ {
-			plan := Plan(w.View, w.policy, t0)
-			checkShape(t, w, plan)
-			todo := slices.DeleteFunc(slices.Clone(plan), func(a Action) bool {
-				return a.Kind == ActHold || a.Kind == ActNothing
-			})
-			if len(todo) == 0 {
-				break
-			}
-			if round > enough {
-				t.Fatalf("no end after %d rounds; still: %v", round, lines(&w.situation, plan))
-			}
-			cut := -1
-			if crashes > 0 {
-				crashes--
-				cut = rapid.IntRange(0, 9).Draw(t, "cut")
-			}
-			w.apply(rapid.SampledFrom(todo).Draw(t, "action"), cut)
+		if round > enough {
+			t.Fatalf("no end after %d rounds; still: %v", round, lines(&w.situation, plan))
 		}
-		w.checkEnd(t, had, removing)
-	})
+		cut := -1
+		if crashes > 0 {
+			crashes--
+			cut = rapid.IntRange(0, 9).Draw(t, "cut")
+		}
+		w.apply(rapid.SampledFrom(todo).Draw(t, "action"), cut)
+	}
+	w.checkEnd(t, had, removing)
 }
 
 func checkShape(t *rapid.T, w *world, plan []Action) {
