@@ -41,6 +41,17 @@ func (m *model) put(name string, data []byte) error {
 	return nil
 }
 
+// refuse is the answer to a file that is no whole image, whose own fault is fault: a placeholder of its name goes.
+func (m *model) refuse(name string, fault error) error {
+	if v, there := m.volumes[name]; there && !v.ours {
+		return syscall.EEXIST
+	} else if there && v.used {
+		return syscall.EBUSY
+	}
+	delete(m.parts, name)
+	return fault
+}
+
 func (m *model) remove(name string) error {
 	v, there := m.volumes[name]
 	_, part := m.parts[name]
@@ -147,6 +158,29 @@ func TestModelOneProcessor(t *testing.T) {
 	runModel(t, 10_000, 2)
 }
 
+// walk is a random walk through the mount and the model.
+type walk struct {
+	t       *testing.T
+	x       *mounted
+	m       *model
+	rng     *rand.Rand
+	images  [][]byte
+	readers []reader
+	log     []string // of the last operations
+}
+
+// reader is a volume that is open, and what it had then.
+type reader struct {
+	f    *os.File
+	data []byte
+}
+
+var (
+	finals  = []string{"a.iso", "b.iso", "c.iso", "d.iso"}
+	temps   = []string{"a.iso.part", ".b.iso.Xyz123", "c.crdownload"}
+	garbage = bytes.Repeat([]byte("garbage\n"), 10_000)
+)
+
 func runModel(t *testing.T, operations int, seed uint64) {
 	if testing.Short() {
 		operations /= 10
@@ -159,150 +193,138 @@ func runModel(t *testing.T, operations int, seed uint64) {
 			tr.anyHolder, tr.holders = here, func(ino uint64, _ uint32) holding { return here(ino) }
 		}
 	})
-	m := &model{volumes: map[string]modelVolume{}, parts: map[string][]byte{}}
-	rng := rand.New(rand.NewPCG(seed, 7))
-	var images [][]byte
+	w := &walk{
+		t: t, x: x, m: &model{volumes: map[string]modelVolume{}, parts: map[string][]byte{}},
+		rng: rand.New(rand.NewPCG(seed, 7)),
+	}
 	for i := range 8 {
-		images = append(images, image(20+5*i, uint64(i)))
-	}
-	garbage := bytes.Repeat([]byte("garbage\n"), 10_000)
-	finals := []string{"a.iso", "b.iso", "c.iso", "d.iso"}
-	temps := []string{"a.iso.part", ".b.iso.Xyz123", "c.crdownload"}
-	pick := func(s []string) string { return s[rng.IntN(len(s))] }
-	type reader struct {
-		f    *os.File
-		data []byte
-	}
-	var readers []reader
-	defer func() {
-		for _, r := range readers {
-			_ = r.f.Close()
-		}
-	}()
-	log := []string{}
-	step := func(i int) (what string, got, want error) {
-		name, img := pick(finals), images[rng.IntN(len(images))]
-		volume := name[:len(name)-4]
-		v, there := m.volumes[name]
-		switch rng.IntN(17) {
-		case 0, 1, 2:
-			return "write " + name, write(x.path(name), os.O_TRUNC, img), m.put(name, img)
-		case 3:
-			want = syscall.EEXIST
-			if _, part := m.parts[name]; !there && !part {
-				want = m.put(name, img)
-			} else if there && v.ours && v.used {
-				want = syscall.EEXIST // the kernel looks before we do
-			}
-			return "write new " + name, write(x.path(name), os.O_EXCL, img), want
-		case 4:
-			want = syscall.EIO
-			if there && !v.ours {
-				want = syscall.EEXIST
-			} else if there && v.used {
-				want = syscall.EBUSY
-			} else {
-				delete(m.parts, name)
-			}
-			return "truncated " + name, write(x.path(name), os.O_TRUNC, img[:19*2048]), want
-		case 5:
-			want = syscall.EINVAL
-			if there && !v.ours {
-				want = syscall.EEXIST
-			} else if there && v.used {
-				want = syscall.EBUSY
-			} else {
-				delete(m.parts, name)
-			}
-			return "garbage " + name, write(x.path(name), os.O_TRUNC, garbage), want
-		case 6, 7:
-			return "rm " + name, os.Remove(x.path(name)), m.remove(name)
-		case 8:
-			to := pick(finals)
-			return "mv " + name + " " + to, os.Rename(x.path(name), x.path(to)), posixRename(m.rename(name, to))
-		case 9:
-			part := pick(temps)
-			m.parts[part] = img
-			return "write " + part, write(x.path(part), os.O_TRUNC, img), nil
-		case 10, 11:
-			part := pick(temps)
-			return "mv " + part + " " + name, os.Rename(x.path(part), x.path(name)), posixRename(m.rename(part, name))
-		case 12:
-			for _, err := range []error{os.Mkdir(x.path(name+"d"), 0o755), os.Symlink("x", x.path(name+"l")), os.Link(x.path(controlName+"/status"), x.path(name+"h"))} {
-				if !errors.Is(err, syscall.EPERM) {
-					return "mkdir, ln", err, syscall.EPERM
-				}
-			}
-			return "mkdir, ln", nil, nil
-		case 13:
-			switch {
-			case !there && m.parts[name] == nil:
-				if _, part := m.parts[name]; part {
-					return "nothing", nil, nil
-				}
-				h.change(func() { h.store(volume, img, false) })
-				m.volumes[name] = modelVolume{data: img}
-				return "server makes " + name, nil, nil
-			case there && !v.ours:
-				h.change(func() { delete(h.volumes, volume) })
-				delete(m.volumes, name)
-				return "server removes " + name, nil, nil
-			case there:
-				v.used = !v.used
-				m.volumes[name] = v
-				if v.used {
-					h.use(volume, "/1.0/instances/vm")
-				} else {
-					h.use(volume)
-				}
-			}
-			return "server uses or frees " + name, nil, nil
-		case 14:
-			if there && v.ours && len(readers) < 5 {
-				f, err := os.Open(x.path(name))
-				if err != nil {
-					return "open " + name, err, nil
-				}
-				readers = append(readers, reader{f, v.data})
-			}
-			return "open " + name, nil, nil
-		case 15:
-			if there {
-				return "nothing", nil, nil
-			}
-			m.parts[name] = nil
-			return "touch " + name, write(x.path(name), os.O_TRUNC, nil), nil
-		default:
-			return "check", x.check(m), nil
-		}
+		w.images = append(w.images, image(20+5*i, uint64(i)))
 	}
 	for i := range operations {
-		what, got, want := step(i)
-		log = append(log, fmt.Sprintf("%d: %s: %v", i, what, got))
-		if len(log) > 25 {
-			log = log[1:]
-		}
+		what, got, want := w.step()
+		w.log = append(w.log[max(0, len(w.log)-25):], fmt.Sprintf("%d: %s: %v", i, what, got))
 		if want == nil && got != nil || want != nil && !errors.Is(got, want) {
-			t.Fatalf("got %v, want %v:\n%s", got, want, joinLines(log))
+			t.Fatalf("got %v, want %v:\n%s", got, want, joinLines(w.log))
 		}
 		if i%50 == 49 {
-			for _, r := range readers {
-				b, err := io.ReadAll(io.NewSectionReader(r.f, 0, 1<<20))
-				if err != nil || !bytes.Equal(b, r.data) {
-					t.Fatalf("an open file changed: %d bytes, %v:\n%s", len(b), err, joinLines(log))
-				}
-				_ = r.f.Close()
-			}
-			readers = nil
+			w.checkReaders()
 		}
 	}
-	if err := x.check(m); err != nil {
-		t.Fatalf("%v:\n%s", err, joinLines(log))
+	w.checkReaders()
+	if err := x.check(w.m); err != nil {
+		t.Fatalf("%v:\n%s", err, joinLines(w.log))
 	}
-	for n := range m.parts {
+	for n := range w.m.parts {
 		_ = os.Remove(x.path(n))
 	}
 	eventually(t, "all drafts are given back", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.drafts == 0 })
+}
+
+func (w *walk) pick(s []string) string { return s[w.rng.IntN(len(s))] }
+
+// checkReaders: whatever happened to the names, what is open has the bytes it had.
+func (w *walk) checkReaders() {
+	w.t.Helper()
+	for _, r := range w.readers {
+		b, err := io.ReadAll(io.NewSectionReader(r.f, 0, 1<<20))
+		if err != nil || !bytes.Equal(b, r.data) {
+			w.t.Errorf("an open file changed: %d bytes, %v:\n%s", len(b), err, joinLines(w.log))
+		}
+		_ = r.f.Close()
+	}
+	w.readers = nil
+}
+
+// step does one operation: what it is, what the mount answers, and what the model does.
+func (w *walk) step() (what string, got, want error) {
+	name, img := w.pick(finals), w.images[w.rng.IntN(len(w.images))]
+	path := w.x.path(name)
+	_, there := w.m.volumes[name]
+	_, part := w.m.parts[name]
+	switch w.rng.IntN(17) {
+	case 0, 1, 2:
+		return "write " + name, write(path, os.O_TRUNC, img), w.m.put(name, img)
+	case 3:
+		got, want = write(path, os.O_EXCL, img), syscall.EEXIST
+		if !there && !part {
+			want = w.m.put(name, img)
+		}
+		return "write new " + name, got, want
+	case 4:
+		return "truncated " + name, write(path, os.O_TRUNC, img[:19*2048]), w.m.refuse(name, syscall.EIO)
+	case 5:
+		return "garbage " + name, write(path, os.O_TRUNC, garbage), w.m.refuse(name, syscall.EINVAL)
+	case 6, 7:
+		return "rm " + name, os.Remove(path), w.m.remove(name)
+	case 8:
+		to := w.pick(finals)
+		return "mv " + name + " " + to, os.Rename(path, w.x.path(to)), posixRename(w.m.rename(name, to))
+	case 9:
+		temp := w.pick(temps)
+		w.m.parts[temp] = img
+		return "write " + temp, write(w.x.path(temp), os.O_TRUNC, img), nil
+	case 10, 11:
+		temp := w.pick(temps)
+		return "mv " + temp + " " + name, os.Rename(w.x.path(temp), path), posixRename(w.m.rename(temp, name))
+	case 12:
+		for _, err := range []error{os.Mkdir(path+"d", 0o755), os.Symlink("x", path+"l"), os.Link(w.x.path(controlName+"/status"), path+"h")} {
+			if !errors.Is(err, syscall.EPERM) {
+				return "mkdir, ln", err, syscall.EPERM
+			}
+		}
+		return "mkdir, ln", nil, nil
+	case 13:
+		return w.server(name, img), nil, nil
+	case 14:
+		return "open " + name, w.open(name), nil
+	case 15:
+		if there {
+			return "nothing", nil, nil
+		}
+		w.m.parts[name] = nil
+		return "touch " + name, write(path, os.O_TRUNC, nil), nil
+	}
+	return "check", w.x.check(w.m), nil
+}
+
+// open keeps a volume of ours open.
+func (w *walk) open(name string) error {
+	v, there := w.m.volumes[name]
+	if !there || !v.ours || len(w.readers) >= 5 {
+		return nil
+	}
+	f, err := os.Open(w.x.path(name))
+	if err == nil {
+		w.readers = append(w.readers, reader{f, v.data})
+	}
+	return err
+}
+
+// server changes something without the mount: a foreign volume comes or goes, one of ours is attached or detached.
+func (w *walk) server(name string, img []byte) string {
+	h, volume := w.x.heart, name[:len(name)-len(imageExt)]
+	v, there := w.m.volumes[name]
+	_, part := w.m.parts[name]
+	switch {
+	case part:
+		return "nothing"
+	case !there:
+		h.change(func() { h.store(volume, img, false) })
+		w.m.volumes[name] = modelVolume{data: img}
+		return "server makes " + name
+	case !v.ours:
+		h.change(func() { delete(h.volumes, volume) })
+		delete(w.m.volumes, name)
+		return "server removes " + name
+	}
+	v.used = !v.used
+	w.m.volumes[name] = v
+	if v.used {
+		h.use(volume, "/1.0/instances/vm")
+	} else {
+		h.use(volume)
+	}
+	return "server uses or frees " + name
 }
 
 func joinLines(s []string) string {

@@ -292,7 +292,7 @@ func (s *Syncer) Submit(ctx context.Context, draft *os.File, name string, wait W
 		s.Discard(draft)
 		return err
 	}
-	if err := s.precheck(name, volume); err != nil {
+	if err := s.precheck(name, volume, wait); err != nil {
 		s.Discard(draft)
 		return err
 	}
@@ -336,10 +336,10 @@ func draftProblem(name string, err error) *Problem {
 }
 
 // precheck refuses a draft that could not become a volume as things stand.
-func (s *Syncer) precheck(name, volume string) error {
+func (s *Syncer) precheck(name, volume string, wait Wait) error {
 	snap := s.Snapshot()
-	if !snap.Server.Online && snap.Server.Problem != nil {
-		return snap.Server.Problem
+	if p := snap.Server.Problem; p != nil && !snap.Server.Online && (wait != WaitStaged || p.Code != CodeAway) {
+		return p // a server that is only away gets what is staged later
 	}
 	for i := range snap.Files {
 		if f := &snap.Files[i]; f.Volume == volume && f.Name != name {

@@ -90,7 +90,7 @@ func flows() []flow {
 			change: func(s *site) { s.cp("a.iso", imageB) },
 			after: func(s *site) {
 				s.good("a", imageB)
-				lxdtest.Eventually(s.t, "the file to be consumed", func() bool {
+				eventually(s.t, "the file to be consumed", func() bool {
 					_, err := os.Lstat(filepath.Join(s.folder, "a.iso"))
 					return os.IsNotExist(err)
 				})
@@ -108,7 +108,7 @@ func flows() []flow {
 				}
 			},
 			after: func(s *site) {
-				lxdtest.Eventually(s.t, "volume a to be pruned", func() bool { _, there := s.volumes()["a"]; return !there })
+				eventually(s.t, "volume a to be pruned", func() bool { _, there := s.volumes()["a"]; return !there })
 				s.good("b", imageB)
 			},
 		},
@@ -123,7 +123,7 @@ func flows() []flow {
 // oneOfBoth waits until exactly one of the two images is there, whole, and nothing else of ours: never none.
 func oneOfBoth(s *site) {
 	s.t.Helper()
-	lxdtest.Eventually(s.t, "one good volume, and no stage", func() bool {
+	eventually(s.t, "one good volume, and no stage", func() bool {
 		v := s.volumes()
 		return len(v) == 2 && (ours(v["a"], imageA) || ours(v["a"], imageB))
 	})
@@ -153,7 +153,8 @@ func (f *flow) drive(s *site, env ...string) *process {
 
 // points runs the flow once and returns the steps that it takes, each as often as it takes it.
 func (f *flow) points(t *testing.T, server *lxdtest.Server) []string {
-	s := newSite(t, server.In(t, "points-"+f.name, nil), f.args...)
+	s := newSite(t, server, f.args...)
+	defer s.clear()
 	f.before(s)
 	trace := filepath.Join(t.TempDir(), "trace")
 	f.change(s)
@@ -204,6 +205,9 @@ func TestCrash(t *testing.T) {
 				for _, f := range flows() {
 					t.Run(f.name, func(t *testing.T) {
 						t.Parallel()
+						// One project for each flow, emptied after each life: a list costs the server a look at every
+						// profile of every project.
+						server := server.In(t, "crash-"+f.name, nil)
 						for _, step := range f.points(t, server) {
 							t.Run(step, func(t *testing.T) { f.dieAt(t, server, m, step) })
 						}
@@ -222,7 +226,7 @@ func TestCrash(t *testing.T) {
 
 // dieAt dies at each of the steps, in one life after the other, and then lives.
 func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...string) {
-	s := newSite(t, server.In(t, strings.ReplaceAll("p-"+f.name+"-"+strings.Join(steps, "-"), ".", "-"), nil), f.args...)
+	s := newSite(t, server, f.args...)
 	s.foreign("foreign", imageForeign)
 	f.before(s)
 	foreign := s.volumes()["foreign"]
@@ -230,7 +234,7 @@ func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...s
 	after := f.after
 	for _, step := range steps {
 		d := f.drive(s, "ISOSYNCD_FAILPOINT="+step)
-		lxdtest.Eventually(t, "the daemon to die at "+step, d.ended)
+		eventually(t, "the daemon to die at "+step, d.ended)
 		if !d.killedItself() {
 			t.Fatalf("the daemon ended by itself: %v", d.err)
 		}
@@ -249,6 +253,7 @@ func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...s
 	if got := s.volumes()["foreign"]; got.Description != foreign.Description || got.Incarnation() != foreign.Incarnation() {
 		t.Errorf("the volume of somebody else was touched: %+v", got)
 	}
+	s.clear()
 	for _, step := range traced(t, trace) {
 		if len(steps) == 1 && m.claim(step) {
 			t.Run("then "+step, func(t *testing.T) { f.dieAt(t, server, m, steps[0], step) })

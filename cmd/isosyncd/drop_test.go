@@ -89,7 +89,7 @@ func TestCopyKilledMidway(t *testing.T) {
 		if _, err := in.Write(b[:written]); err != nil {
 			t.Fatal(err)
 		}
-		lxdtest.Eventually(t, "dd to have written", func() bool {
+		eventually(t, "dd to have written", func() bool {
 			st, err := os.Stat(filepath.Join(s.folder, "k.iso"))
 			return err == nil && st.Size() == written
 		})
@@ -101,7 +101,7 @@ func TestCopyKilledMidway(t *testing.T) {
 		}
 		s.cp("k.iso", b)
 		s.good("k", b)
-		lxdtest.Eventually(t, "the status file to go", func() bool { return s.note("k.iso", "waiting") == "" })
+		eventually(t, "the status file to go", func() bool { return s.note("k.iso", "waiting") == "" })
 		d.stop()
 	})
 }
@@ -147,7 +147,7 @@ func TestDaemonKilledWhileUploading(t *testing.T) {
 		s.cp("large.iso", b)
 		for i := range 3 {
 			d := s.run()
-			lxdtest.Eventually(t, "the upload to begin", func() bool {
+			eventually(t, "the upload to begin", func() bool {
 				return strings.Contains(d.log.String(), "msg=started operation=") || ours(s.volumes()["large"], b)
 			})
 			time.Sleep(time.Duration(i) * 30 * time.Millisecond) // somewhere in the middle; any place will do
@@ -173,7 +173,7 @@ func TestTornVolumeIsNeverGood(t *testing.T) {
 	for try := 0; try < 6 && !torn; try++ {
 		name := "torn" + string(rune('a'+try))
 		s.cp(name+".iso", b[:len(b)-try]) // other bytes each time, so that nothing is copied on the server
-		lxdtest.Eventually(t, "the volume to be listed", func() bool { _, there := s.volumes()[name]; return there })
+		eventually(t, "the volume to be listed", func() bool { _, there := s.volumes()[name]; return there })
 		server.Kill()
 		server.Restart()
 		s.pool = server.Pool(t)
@@ -319,14 +319,14 @@ func TestUnreadableFile(t *testing.T) {
 			t.Log(log.String())
 		}
 	})
-	lxdtest.Eventually(t, "a status file that says so", func() bool {
+	eventually(t, "a status file that says so", func() bool {
 		b, err := os.ReadFile(path + ".failed")
 		return err == nil && bytes.Contains(b, []byte("may not be read")) && bytes.Contains(b, []byte("chmod"))
 	})
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	lxdtest.Eventually(t, "the import", func() bool {
+	eventually(t, "the import", func() bool {
 		return strings.Contains(log.String(), "msg=done operation=import volume=a")
 	})
 }

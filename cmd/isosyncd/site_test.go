@@ -16,6 +16,7 @@ import (
 	gosync "sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"isosyncd/lxd"
 	"isosyncd/lxd/lxdtest"
@@ -147,7 +148,7 @@ func (d *process) kill() {
 // stop ends it in an orderly way, once it is ready: before that it would not hear.
 func (d *process) stop() {
 	d.t.Helper()
-	lxdtest.Eventually(d.t, "the daemon to be ready", func() bool {
+	eventually(d.t, "the daemon to be ready", func() bool {
 		return d.ended() || strings.Contains(d.log.String(), "msg=ready")
 	})
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)
@@ -205,6 +206,28 @@ func (s *site) foreign(name string, b []byte) {
 	}
 }
 
+// clear deletes all volumes, so that the next life in this project begins with none.
+func (s *site) clear() {
+	s.t.Helper()
+	for name := range s.volumes() {
+		if err := s.pool.Delete(lxdtest.Context(s.t), name); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+// eventually is lxdtest.Eventually for questions that cost the server something.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(2 * lxdtest.Limit)
+	for !f() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for: %s", 2*lxdtest.Limit, what)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 func (s *site) volumes() map[string]lxd.Volume {
 	s.t.Helper()
 	list, err := s.pool.Volumes(lxdtest.Context(s.t))
@@ -232,7 +255,7 @@ func digestOf(b []byte) string {
 // good waits until the volume is marked for these bytes, and no stage is there, and looks at the bytes themselves.
 func (s *site) good(name string, b []byte) {
 	s.t.Helper()
-	lxdtest.Eventually(s.t, "a good volume "+name, func() bool {
+	eventually(s.t, "a good volume "+name, func() bool {
 		all := s.volumes()
 		for n := range all {
 			if isosync.IsStage(n) {
@@ -278,7 +301,7 @@ func (s *site) note(name, kind string) string {
 func (s *site) held(name, kind string, words ...string) {
 	s.t.Helper()
 	var last string
-	lxdtest.Eventually(s.t, fmt.Sprintf("%s.%s that says %q", name, kind, words), func() bool {
+	eventually(s.t, fmt.Sprintf("%s.%s that says %q", name, kind, words), func() bool {
 		last = s.note(name, kind)
 		for _, w := range words {
 			if !strings.Contains(last, w) {
