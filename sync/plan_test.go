@@ -286,8 +286,8 @@ func TestPlanRows(t *testing.T) {
 		},
 		{
 			"a volume is a better source of a copy than a stage",
-			newSituation().file("c.iso", "a2", true).volume("z", "z.iso", "a2").stage("a.iso", "a2").volume("a", "a.iso", "a2"),
-			[]string{"copy c file=c.iso from=a", "unstage " + stageA2},
+			newSituation().file("c.iso", "a2", true).volume("z", "z.iso", "a2").stage("y.iso", "a2").volume("y", "y.iso", "a2"),
+			[]string{"copy c file=c.iso from=y", "unstage " + stageA2},
 		},
 		{
 			"a pool that does not tell its room",

@@ -606,3 +606,37 @@ func TestJournalTruncatedK12(t *testing.T) {
 	r.untilState("a.iso", StatePresent)
 	r.good("a", a)
 }
+
+// TestSubmitWhileAway: what is to be safe on the local disk only may wait for a server that is away; what is to be a volume
+// is refused, and nothing is left behind.
+func TestSubmitWhileAway(t *testing.T) {
+	r := newRig(t, nil)
+	r.remote.away = true
+	r.start()
+	r.until("away", func(s *Snapshot) bool { return s.Server.Problem != nil })
+	submit := func(name string, wait Wait) error {
+		draft, err := r.NewDraft()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := draft.Write(isoImage(40, name)); err != nil {
+			t.Fatal(err)
+		}
+		return r.Submit(t.Context(), draft, name, wait)
+	}
+	var p *Problem
+	if err := submit("now.iso", WaitImport); !errors.As(err, &p) || p.Code != CodeAway {
+		t.Errorf("to be imported now: %v", err)
+	}
+	if err := submit("later.iso", WaitStaged); err != nil {
+		t.Errorf("to be staged: %v", err)
+	}
+	r.remote.with(func() { r.remote.away = false })
+	r.Refresh()
+	r.untilState("later.iso", StatePresent)
+	r.good("later", isoImage(40, "later.iso"))
+	names, err := os.ReadDir(r.folder)
+	if err != nil || len(names) != 1 {
+		t.Errorf("the folder has %v, %v", names, err)
+	}
+}
