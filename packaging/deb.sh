@@ -41,6 +41,7 @@ if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 fi
 ARCH=${GOARCH:-$(go env GOARCH)}
+unset GOARCH # from here on, Go builds and runs tools for this machine
 export VERSION SOURCE_DATE_EPOCH ARCH
 
 rm -rf dist/stage dist/generated
@@ -56,7 +57,7 @@ if [ "$ARCH" != "$(go env GOHOSTARCH)" ]; then
   runs=dist/isosyncd-host
   build $runs "$(go env GOHOSTARCH)"
 fi
-packaging/generate.sh $runs dist/generated
+GOARCH=$ARCH packaging/generate.sh $runs dist/generated
 DESTDIR=dist/stage PREFIX=/usr packaging/install.sh install dist/isosyncd dist/generated
 find dist/stage -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
