@@ -143,7 +143,8 @@ func (d *decider) takeResult(r result) {
 	if r.err == nil {
 		delete(d.stale, j.action.Volume)
 		d.cfg.Log.Info("done", attrs...)
-		if d.journal.record(j.action.Volume).Failure != nil {
+		// To have cleared a torn volume away is no success yet: the upload that tore it may kill the server again.
+		if j.action.Kind != ActDiscard && d.journal.record(j.action.Volume).Failure != nil {
 			d.note(map[string]func(*Record){j.action.Volume: func(rec *Record) { rec.Failure = nil }})
 		}
 		if j.action.Kind == ActConsume || j.action.Kind == ActRemove {

@@ -306,7 +306,7 @@ func audit(t *testing.T, s *lxdtest.Server, pool *lxd.Pool) (stop func() int) {
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(5 * time.Millisecond):
+			case <-time.After(25 * time.Millisecond):
 			}
 		}
 	}()

@@ -635,8 +635,12 @@ func TestSubmitWhileAway(t *testing.T) {
 	r.Refresh()
 	r.untilState("later.iso", StatePresent)
 	r.good("later", isoImage(40, "later.iso"))
-	names, err := os.ReadDir(r.folder)
-	if err != nil || len(names) != 1 {
-		t.Errorf("the folder has %v, %v", names, err)
-	}
+	r.until("nothing but the image in the folder", func(*Snapshot) bool {
+		names, err := os.ReadDir(r.folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Rescan() // the note that the server is away goes with a scan
+		return len(names) == 1
+	})
 }

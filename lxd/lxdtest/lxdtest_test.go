@@ -194,7 +194,10 @@ func commandLine(t *testing.T, shared *lxdtest.Server) {
 		t.Errorf("a second import of a name: %s", out)
 	}
 	s.Run("storage", "volume", "set", "default", "debian-13", "--property", "description=an image")
-	prints("description: an image", "storage", "volume", "show", "default", "debian-13")
+	// As LXD the store answers with an operation, which this program does not expect, and so does not wait for.
+	lxdtest.Eventually(t, "the description", func() bool {
+		return strings.Contains(s.Run("storage", "volume", "show", "default", "debian-13"), "description: an image")
+	})
 	fails("storage", "volume", "set", "default", "debian-13", "user.a=b")
 	fails("storage", "volume", "snapshot", "create", "default", "debian-13")
 
