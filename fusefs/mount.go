@@ -127,7 +127,9 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		AllowOther: cfg.AllowOther,
 		// fusermount3 gives nosuid and nodev by itself, and refuses nothing of these.
 		Options:                  []string{"nosuid", "nodev", "noexec"},
-		DirectMount:              os.Geteuid() == 0,
+		// Whoever may mount does so by itself: root, and the service, which has CAP_SYS_ADMIN and nothing that runs with
+		// more rights than it. For all others go-fuse goes on to fusermount3.
+		DirectMount:              true,
 		MaxWrite:                 maxRequest,
 		MaxReadAhead:             maxRequest,
 		MaxBackground:            64,
@@ -162,9 +164,10 @@ func (d debugLog) Write(p []byte) (int, error) {
 var _ io.Writer = debugLog{}
 
 func mountHint(cfg Config) string {
-	switch {
-	case os.Geteuid() == 0:
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() == 0 {
 		return "; is /dev/fuse there?"
+	}
+	switch {
 	case cfg.AllowOther:
 		return "; allow_other needs a line user_allow_other in /etc/fuse.conf, and fusermount3 must be installed"
 	}
@@ -231,12 +234,12 @@ func (m *Mount) abort() error {
 
 // unmount removes what is mounted at dir: with lazy also if it is in use, and what is open then fails.
 func unmount(ctx context.Context, dir string, lazy bool) error {
-	if os.Geteuid() == 0 {
-		flags := unix.UMOUNT_NOFOLLOW
-		if lazy {
-			flags |= unix.MNT_DETACH | unix.MNT_FORCE // forced = the connection is aborted first
-		}
-		return unix.Unmount(dir, flags)
+	flags := unix.UMOUNT_NOFOLLOW
+	if lazy {
+		flags |= unix.MNT_DETACH | unix.MNT_FORCE // forced = the connection is aborted first
+	}
+	if err := unix.Unmount(dir, flags); !errors.Is(err, unix.EPERM) {
+		return err
 	}
 	args := []string{"-u", dir}
 	if lazy {

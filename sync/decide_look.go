@@ -368,9 +368,12 @@ func judge(err error, a Action, source Identity, attempts int, now time.Time) *F
 			return nil
 		}
 		f.Code, f.Text, f.Remedy, f.Permanent = p.Code, p.Text, p.Remedy, !p.Waits && p.Code != CodeUnreadable
-	case errors.Is(err, lxd.ErrAway):
+	case errors.Is(err, lxd.ErrAway), errors.Is(err, lxd.ErrUnknown):
 		f.Code = CodeAway
 		f.Text = "the connection broke: " + plainText(err.Error())
+		if !errors.Is(err, lxd.ErrAway) {
+			f.Text = "the server was restarted meanwhile: " + plainText(err.Error())
+		}
 		f.Remedy = "it is tried again by itself"
 		if upload(a.Kind) && attempts >= 3 {
 			// A server that dies under an upload leaves the bytes on its disk each time (RELIABILITY S1).

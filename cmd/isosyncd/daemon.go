@@ -11,9 +11,10 @@ import (
 )
 
 // reach finds the running daemon of these settings, and its state. Where nobody answers, the error is
-// control.ErrNotRunning; any other error is that of the first socket that is there.
+// control.ErrNotRunning; any other error is that of the sockets that are there, and do not answer us.
 func reach(ctx context.Context, l *config.Loaded) (*control.Client, *control.Status, error) {
 	sockets := l.ControlSockets()
+	var others []error
 	for _, path := range sockets {
 		c := control.Dial(path)
 		st, err := c.Status(ctx)
@@ -21,9 +22,12 @@ func reach(ctx context.Context, l *config.Loaded) (*control.Client, *control.Sta
 		case err == nil:
 			return c, st, nil
 		case !errors.Is(err, control.ErrNotRunning):
-			return nil, nil, err
+			others = append(others, err) // another may be ours to ask: a HOME of somebody else's has one that is not
 		}
 		c.Close()
+	}
+	if len(others) > 0 {
+		return nil, nil, errors.Join(others...)
 	}
 	return nil, nil, fmt.Errorf("nobody answers on %s: %w", strings.Join(sockets, " or "), control.ErrNotRunning)
 }

@@ -164,7 +164,7 @@ func (d *instance) mind(ctx context.Context, heart *isosync.Syncer) {
 		case <-d.hangups:
 		}
 		// RELOADING needs the time since boot, so that systemd can tell its READY from an older one (sd_notify(3)).
-		d.notify.tell(daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + daemon.SdNotifyMonotonicUsec())
+		d.notify.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 		now, err := d.reload()
 		if err == nil {
 			err = now.CheckRun()

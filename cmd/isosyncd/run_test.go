@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	gosync "sync"
 	"syscall"
@@ -193,7 +194,10 @@ func TestRunTellsSystemd(t *testing.T) {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		reloading := s.await(t, from, "RELOADING=1\nMONOTONIC_USEC=")
+		reloading := s.await(t, from, "RELOADING=1\n")
+		if told := s.told[reloading]; !regexp.MustCompile(`^RELOADING=1\nMONOTONIC_USEC=[0-9]+\n?$`).MatchString(told) {
+			t.Errorf("systemd was told %q", told)
+		}
 		return s.await(t, reloading, "READY=1")
 	}
 	write("debug", "3")
