@@ -126,7 +126,7 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		FsName: fsName, Name: fsName,
 		AllowOther: cfg.AllowOther,
 		// fusermount3 gives nosuid and nodev by itself, and refuses nothing of these.
-		Options:                  []string{"nosuid", "nodev", "noexec"},
+		Options: []string{"nosuid", "nodev", "noexec"},
 		// Whoever may mount does so by itself: root, and the service, which has CAP_SYS_ADMIN and nothing that runs with
 		// more rights than it. For all others go-fuse goes on to fusermount3.
 		DirectMount:              true,

@@ -159,8 +159,11 @@ func TestServerThatDiesUnderUploads(t *testing.T) {
 		}
 		b.start()
 		b.drop("a.iso", data)
-		deaths := 0
+		deaths, limit := 0, time.Now().Add(lxdtest.Limit)
 		for given := false; !given; {
+			if time.Now().After(limit) {
+				t.Fatalf("neither given up nor done after %d uploads and %d deaths", b.uploads.Load(), deaths)
+			}
 			select {
 			case <-died:
 				deaths++

@@ -195,7 +195,10 @@ func TestRunTellsSystemd(t *testing.T) {
 			t.Fatal(err)
 		}
 		reloading := s.await(t, from, "RELOADING=1\n")
-		if told := s.told[reloading]; !regexp.MustCompile(`^RELOADING=1\nMONOTONIC_USEC=[0-9]+\n?$`).MatchString(told) {
+		s.mu.Lock()
+		told := s.told[reloading]
+		s.mu.Unlock()
+		if !regexp.MustCompile(`^RELOADING=1\nMONOTONIC_USEC=[0-9]+\n?$`).MatchString(told) {
 			t.Errorf("systemd was told %q", told)
 		}
 		return s.await(t, reloading, "READY=1")
