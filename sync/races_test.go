@@ -50,7 +50,7 @@ func TestWriterRaces(t *testing.T) {
 			wg.Go(func() { race.drive(i, row.rounds) })
 		}
 		wg.Wait()
-		read := stop()
+		read := len(stop())
 		t.Logf("%d runs, %d of them met in mid-upload, %d volumes read; %v", row.files*row.rounds, race.met.Load(), read, race.counts)
 		if race.met.Load() < int64(row.files*row.rounds)/2 {
 			t.Error("most of the writers were not there during the upload: this shows nothing")

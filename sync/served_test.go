@@ -270,12 +270,13 @@ func (b *tapped) Read(p []byte) (int, error) {
 
 // audit proves, until stop is called, that no marked volume of the server's pool "default" holds other bytes than its
 // mark says, whoever's it is. Images must be whole multiples of 8 KiB: the size of others is rounded up by real servers.
-// stop returns how many it read. A volume's bytes never change, so that each is read once.
-func audit(t *testing.T, s *lxdtest.Server, pool *lxd.Pool) (stop func() int) {
+// stop returns the digests of what it read. A volume's bytes never change, so that each is read once.
+func audit(t *testing.T, s *lxdtest.Server, pool *lxd.Pool) (stop func() []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	read := map[[3]string]bool{}
+	var digests []string
 	key := func(v lxd.Volume) [3]string { return [3]string{v.Name, v.Incarnation(), v.Description} }
 	look := func(v lxd.Volume) {
 		_, m, marked := ParseMark(v.Description)
@@ -291,6 +292,7 @@ func audit(t *testing.T, s *lxdtest.Server, pool *lxd.Pool) (stop func() int) {
 			return // another one since
 		}
 		read[key(v)] = true
+		digests = append(digests, hexOf(data))
 		if int64(len(data)) != v.Size || hexOf(data) != m.SHA256 {
 			t.Errorf("volume %s has %d bytes with the digest %s, and its description is %q", v.Name, len(data), hexOf(data), v.Description)
 		}
@@ -310,10 +312,10 @@ func audit(t *testing.T, s *lxdtest.Server, pool *lxd.Pool) (stop func() int) {
 			}
 		}
 	}()
-	return func() int {
+	return func() []string {
 		cancel()
 		<-ended
-		return len(read)
+		return digests
 	}
 }
 

@@ -133,10 +133,14 @@ func TestMountFailures(t *testing.T) {
 		}
 		s.exact("ours", imageB)
 		s.exact("used", imageA)
-		server.Free("used")
-		if out, err := sh(t, dir, "cp "+whole+" ours.iso && rm used.iso"); err != nil {
-			t.Errorf("overwrite, and remove what is free: %v\n%s", err, out)
+		if out, err := sh(t, dir, "cp "+whole+" ours.iso"); err != nil {
+			t.Errorf("overwrite: %v\n%s", err, out)
 		}
+		server.Free("used")
+		eventually(t, "what is free to be removed", func() bool {
+			_, err := sh(t, dir, "rm used.iso")
+			return err == nil
+		})
 		s.good("ours", image(1, "new"))
 		if _, there := s.volumes()["used"]; there {
 			t.Error("the volume is still there")
