@@ -379,6 +379,10 @@ func judge(err error, a Action, source Identity, attempts int, now time.Time) *F
 			// A server that dies under an upload leaves the bytes on its disk each time (RELIABILITY S1).
 			f.NotBefore = now.Add(10 * time.Minute)
 		}
+	case errors.Is(err, lxd.ErrSource):
+		f.Code = CodeUnreadable
+		f.Text = plainText(err.Error())
+		f.Remedy = "look at the disk and the system log; it is tried again by itself"
 	case errors.Is(err, lxd.ErrDenied):
 		f.Code = CodeDenied
 		f.Text = "the server refuses: " + plainText(err.Error())

@@ -32,6 +32,9 @@ func (w *worker) importFile(ctx context.Context, name string) error {
 			}
 			return d.SHA256, nil
 		})
+		if errors.Is(err, lxd.ErrSource) { // no fault of the server's: it shrank, or the disk is bad
+			err = errors.Join(p.check(), err)
+		}
 		return err
 	})
 	if err != nil {

@@ -136,6 +136,22 @@ func (d *folder) open(name string) (*os.File, entryStat, error) {
 	return os.NewFile(uintptr(fd), name), st, nil
 }
 
+// foreign reports whether the bytes of an opened file may be those of a file elsewhere: in a folder that everybody may
+// write to anybody can link such a file, and unlink it again at any moment. So a second link is not all to look for: the
+// name must still lead to the file, and between two looks that see one link nothing was linked or unlinked only if the
+// ctime stayed.
+func (d *folder) foreign(name string, f *os.File, st entryStat) bool {
+	if !d.shared {
+		return false
+	}
+	byName, err := d.stat(name)
+	if err != nil || byName != st || st.nlink > 1 {
+		return true
+	}
+	again, err := fstat(int(f.Fd()))
+	return err != nil || again != st
+}
+
 func fstat(fd int) (entryStat, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -82,6 +82,13 @@ func (in *inbox) readSums(d *folder, l *sumList) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // read only; the lease goes with it
+	if d.shared && st.nlink > 1 {
+		return errNotRegular // as with images: anybody could have linked a file there that is not theirs
+	}
+	if d.foreign(l.name, f, st) {
+		l.arriving = true
+		return nil
+	}
 	if l.arriving = in.listArriving(f, l, d.leases); l.arriving || st.id != l.stat.id {
 		l.arriving = true
 		return nil

@@ -142,6 +142,9 @@ func (in *inbox) readNote(d *folder, name string) *noteEntry {
 	}
 	defer func() { _ = f.Close() }() // read only
 	e.stat = st
+	if d.foreign(name, f, st) {
+		return e // nor is what somebody linked there
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxNote+1))
 	if err != nil || len(data) > maxNote {
 		return e

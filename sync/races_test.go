@@ -61,6 +61,39 @@ func TestWriterRaces(t *testing.T) {
 	})
 }
 
+// TestShrinksWhileSent: without leases nothing tells of a writer but the bytes that are not there any more. That is no
+// failure, least of all of the server's.
+func TestShrinksWhileSent(t *testing.T) {
+	inMemory(t)
+	s := lxdtest.Store(t)
+	target := s.Target()
+	data := image(8<<10, seedOf(t)) // far more than what is on its way in socket buffers
+	var path string
+	var once gosync.Once
+	target.Addr = newTap(t, s.Addr(), func(_ context.Context, _ string, at int64) {
+		if at > 1<<20 {
+			once.Do(func() {
+				if err := os.Truncate(path, 2<<20); err != nil {
+					t.Errorf("truncate: %v", err)
+				}
+			})
+		}
+	}).addr
+	r := newRigTo(t, &target, "default", func(c *Config) { c.NoLeases = true })
+	path = filepath.Join(r.folder, "a.iso")
+	r.start()
+	r.drop("a.iso", data)
+	f := r.untilState("a.iso", StateWaiting)
+	if f.Problem.Code != CodeIncomplete {
+		t.Errorf("problem %v", f.Problem)
+	}
+	if n := r.Snapshot().Totals.Failures; n > 0 {
+		t.Errorf("%d failures", n)
+	}
+	r.drop("a.iso", data)
+	r.untilHas("a.iso", data)
+}
+
 // writerRace is many files of one Syncer, each with a writer of its own.
 type writerRace struct {
 	*rig

@@ -65,6 +65,10 @@ func (in *inbox) look(d *folder, e *entry) {
 			return
 		}
 	}
+	if d.foreign(e.name, f, st) {
+		e.phase = phaseYoung // the next look tells what it is
+		return
+	}
 	lease := leaseUnknown
 	if in.cfg.Leases {
 		lease = takeLease(f)
