@@ -15,7 +15,7 @@ import (
 )
 
 // mounted starts a daemon with a mount, and returns the directory.
-func mounted(t *testing.T, s *site) (dir string, d *process) {
+func mounted(t testing.TB, s *site) (dir string, d *process) {
 	t.Helper()
 	lxdtest.Need(t, "fuse", "root")
 	dir = filepath.Join(t.TempDir(), "mnt")
@@ -34,7 +34,7 @@ func mounted(t *testing.T, s *site) (dir string, d *process) {
 }
 
 // sh runs a line of shell in the mount.
-func sh(t *testing.T, dir, line string, env ...string) (string, error) {
+func sh(t testing.TB, dir, line string, env ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lxdtest.Limit)
 	defer cancel()
