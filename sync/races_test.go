@@ -30,8 +30,8 @@ func TestWriterRaces(t *testing.T) {
 		files, rounds int
 	}
 	rows := []row{
-		{"store with leases", lxdtest.Store, true, 5, 22},
-		{"store without leases", lxdtest.Store, false, 5, 22},
+		{"store with leases", lxdtest.Store, true, 5, 21},
+		{"store without leases", lxdtest.Store, false, 5, 21},
 		{"incus", lxdtest.Incus, true, 3, 6},
 	}
 	together(t, len(rows), rows, func(r row) string { return r.name }, func(t *testing.T, row row) {
@@ -306,7 +306,7 @@ var writers = []racingWriter{
 			return outcome{}, err
 		}
 		_, err = f.Write(more)
-		return outcome{data: append(append([]byte(nil), data...), more...)}, firstOf(err, f.Close())
+		return outcome{data: append(append([]byte(nil), data...), more...)}, errors.Join(err, f.Close())
 	}},
 	{"truncate", func(path string, data []byte, rng *rand.Rand) (outcome, error) {
 		return outcome{code: CodeIncomplete}, os.Truncate(path, int64(len(data)/2+rng.IntN(len(data)/2)))
@@ -350,14 +350,5 @@ func patch(path string, data []byte, rng *rand.Rand) (outcome, error) {
 		return outcome{}, err
 	}
 	_, err = f.WriteAt(changed[at:at+4096], int64(at))
-	return outcome{data: changed}, firstOf(err, f.Close())
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return outcome{data: changed}, errors.Join(err, f.Close())
 }

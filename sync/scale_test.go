@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -53,18 +54,7 @@ func TestBurst(t *testing.T) {
 		t.Error("no event was lost: this shows nothing")
 	}
 	start := time.Now()
-	s := r.until("all files", func(s *Snapshot) bool {
-		if len(s.Files) != total+1 {
-			return false
-		}
-		for i := range s.Files {
-			f := &s.Files[i]
-			if f.State != StatePresent && (f.State != StateFailed || f.Problem.Code != CodeNotISO) {
-				return false
-			}
-		}
-		return true
-	})
+	s := r.untilDone(total + 1)
 	present := 0
 	for i := range s.Files {
 		if s.Files[i].State == StatePresent {
@@ -89,6 +79,30 @@ func TestBurst(t *testing.T) {
 	if mem.HeapAlloc > 200<<20 {
 		t.Errorf("the heap has %d MiB", mem.HeapAlloc>>20)
 	}
+}
+
+// untilDone waits until so many files are imported or reported as no image. Scans of so many rest for ten times as long as
+// they take, which on a busy machine is more than r.until has.
+func (r *rig) untilDone(total int) *Snapshot {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*lxdtest.Limit)
+	defer cancel()
+	var last *Snapshot
+	done := 0
+	err := r.await(ctx, func(s *Snapshot) (bool, error) {
+		last, done = s, 0
+		for i := range s.Files {
+			f := &s.Files[i]
+			if f.State == StatePresent || f.State == StateFailed && f.Problem.Code == CodeNotISO {
+				done++
+			}
+		}
+		return done == total, nil
+	})
+	if err != nil {
+		r.t.Fatalf("%d of %d files are seen, and %d done, after %d scans: %v", len(last.Files), total, done, last.Totals.Scans, err)
+	}
+	return last
 }
 
 // watchOverflow watches a folder without reading. It reports whether the kernel lost events since.
