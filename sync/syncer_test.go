@@ -215,10 +215,7 @@ func TestReplaceStaged(t *testing.T) {
 	r.untilState("a.iso", StatePresent)
 	b := isoImage(50, "b")
 	r.drop("a.iso", b)
-	r.until("new bytes", func(s *Snapshot) bool {
-		f := fileIn(s, "a.iso")
-		return f != nil && f.State == StatePresent && f.Digest == hexOf(b)
-	})
+	r.untilHas("a.iso", b)
 	r.good("a", b)
 	if n := r.remote.count("import"); n != 2 {
 		t.Errorf("%d uploads", n)
@@ -234,10 +231,7 @@ func TestReplaceWithoutCopies(t *testing.T) {
 	r.untilState("a.iso", StatePresent)
 	for i, b := range [][]byte{isoImage(50, "b"), isoImage(45, "c")} {
 		r.drop("a.iso", b)
-		r.until("new bytes", func(s *Snapshot) bool {
-			f := fileIn(s, "a.iso")
-			return f != nil && f.State == StatePresent && f.Digest == hexOf(b)
-		})
+		r.untilHas("a.iso", b)
 		r.good("a", b)
 		if n := r.remote.count("copy"); n != 1 {
 			t.Errorf("replacement %d: asked %d times to copy", i, n)
@@ -251,10 +245,7 @@ func TestReplaceInPlace(t *testing.T) {
 	r.untilState("a.iso", StatePresent)
 	b := isoImage(50, "b")
 	r.drop("a.iso", b)
-	r.until("new bytes", func(s *Snapshot) bool {
-		f := fileIn(s, "a.iso")
-		return f != nil && f.State == StatePresent && f.Digest == hexOf(b)
-	})
+	r.untilHas("a.iso", b)
 	r.good("a", b)
 	if held, err := r.spool.list(); err != nil || len(held) > 0 {
 		t.Errorf("spool: %v, %v", held, err)
@@ -283,10 +274,7 @@ func TestReplaceWaitsWhileInUse(t *testing.T) {
 	}
 	r.good("a", a)
 	use()
-	r.until("new bytes", func(s *Snapshot) bool {
-		f := fileIn(s, "a.iso")
-		return f != nil && f.State == StatePresent && f.Digest == hexOf(b)
-	})
+	r.untilHas("a.iso", b)
 	r.good("a", b)
 	if n := r.remote.count("import"); n != 2 {
 		t.Errorf("%d uploads", n)
@@ -309,10 +297,7 @@ func TestInUseAtTheLastMoment(t *testing.T) {
 	r.untilState("a.iso", StatePresent)
 	b := isoImage(50, "b")
 	r.drop("a.iso", b)
-	r.until("new bytes", func(s *Snapshot) bool {
-		f := fileIn(s, "a.iso")
-		return f != nil && f.State == StatePresent && f.Digest == hexOf(b)
-	})
+	r.untilHas("a.iso", b)
 	r.good("a", b)
 }
 
