@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,10 +116,23 @@ func (d *daemon) stop() int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-func countConnections(tb testing.TB) int {
-	tb.Helper()
-	entries, _ := os.ReadDir("/sys/fs/fuse/connections")
-	return len(entries)
+// leaked lists those of the connections, by minor number, that the kernel still has and nobody has mounted: other tests
+// mount beside us, and get numbers that were ours.
+func leaked(made map[uint32]bool) []uint32 {
+	mounted := map[uint32]bool{}
+	if data, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		for _, m := range parseMountinfo(data) {
+			mounted[m.minor] = true
+		}
+	}
+	var out []uint32
+	for minor := range made {
+		_, err := os.Stat(filepath.Join("/sys/fs/fuse/connections", strconv.Itoa(int(minor))))
+		if err == nil && !mounted[minor] {
+			out = append(out, minor)
+		}
+	}
+	return out
 }
 
 // public lets everybody walk to path.
