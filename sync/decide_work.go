@@ -80,7 +80,7 @@ func (d *decider) start(ctx context.Context, a Action) {
 		remote: d.remote, inbox: d.inbox, spool: d.spool, journal: d.journal, owner: d.cfg.Owner, now: time.Now,
 		step: func(name string) { d.cfg.Step(string(a.Kind) + "." + name) },
 		log:  d.cfg.Log, totals: &d.totals, human: d.cfg.Human,
-		job: j, seen: map[string]*lxd.Volume{},
+		job: j, action: a, file: j.file, seen: map[string]*lxd.Volume{},
 	}
 	d.cfg.Log.Debug("started", logAttrs(j)...)
 	d.spawn(func() {

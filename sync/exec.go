@@ -16,7 +16,7 @@ import (
 // no failure.
 var errStale = errors.New("state changed since it was planned")
 
-// job is one action at work. The deciding goroutine made it; only the atomics change after that.
+// job is one action at work, as the deciding goroutine sees it. Only the atomics are the worker's.
 type job struct {
 	action  Action
 	file    File // zero where the action has none
@@ -61,12 +61,14 @@ type worker struct {
 	log     *slog.Logger
 	totals  *counters
 	human   func(iso.Info) string // what an image's description says before the mark
-	job     *job
+	job     *job                  // where it tells how far it is
+	action  Action
+	file    File // zero where the action has none
 	seen    map[string]*lxd.Volume
 }
 
 func (w *worker) run(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	switch a.Kind {
 	case ActHash:
 		return w.hash(ctx)
@@ -132,7 +134,7 @@ func (w *worker) still(ctx context.Context, name, incarnation string) (lxd.Volum
 // withSource runs f on the job's file, pinned: a writer that comes ends ctx, and f's error is then that the file
 // changed.
 func (w *worker) withSource(ctx context.Context, f func(ctx context.Context, p *pinned) error) error {
-	p, err := w.inbox.pin(w.job.file.Name, w.job.file.ID)
+	p, err := w.inbox.pin(w.file.Name, w.file.ID)
 	if err != nil {
 		return err
 	}
@@ -142,7 +144,7 @@ func (w *worker) withSource(ctx context.Context, f func(ctx context.Context, p *
 	go func() {
 		select {
 		case <-p.broken():
-			cancel(changed(w.job.file.Name))
+			cancel(changed(w.file.Name))
 		case <-ctx.Done():
 		}
 	}()
@@ -168,7 +170,7 @@ func cause(ctx context.Context, err error) error {
 // hash takes the digest of the job's file into the journal.
 func (w *worker) hash(ctx context.Context) error {
 	return w.withSource(ctx, func(ctx context.Context, p *pinned) error {
-		w.job.enter(StateHashing, w.job.file.ID.Size, w.now())
+		w.job.enter(StateHashing, w.file.ID.Size, w.now())
 		_, err := w.digest(ctx, p, w.job.done.Store)
 		return err
 	})
@@ -177,7 +179,7 @@ func (w *worker) hash(ctx context.Context) error {
 // digest reads the whole file and journals its digest. The bytes it stands for are those of the file's Identity: that
 // is checked at the end.
 func (w *worker) digest(ctx context.Context, p *pinned, progress func(done int64)) (Digest, error) {
-	f := &w.job.file
+	f := &w.file
 	start := w.now()
 	var algorithms []string
 	for _, s := range f.Sums {

@@ -15,7 +15,7 @@ import (
 
 // importFile sends the job's file as volume name, which is the volume itself or its stage.
 func (w *worker) importFile(ctx context.Context, name string) error {
-	f := w.job.file
+	f := w.file
 	in := Intent{Kind: IntentImport, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, At: w.now()}
 	var operation, digest string
 	err := w.withSource(ctx, func(ctx context.Context, p *pinned) error {
@@ -25,7 +25,7 @@ func (w *worker) importFile(ctx context.Context, name string) error {
 			switch {
 			case err != nil:
 				return "", err
-			case w.job.action.Digest != "" && d.SHA256 != w.job.action.Digest:
+			case w.action.Digest != "" && d.SHA256 != w.action.Digest:
 				return "", changed(f.Name)
 			case d.Bad != "":
 				return "", errStale // the plan holds it, now that the journal has the digest
@@ -156,7 +156,7 @@ func (w *worker) commit(ctx context.Context, name, operation, digest string, siz
 
 // await learns how an operation of ours ended that an earlier attempt, or an earlier life, did not see the end of.
 func (w *worker) await(ctx context.Context) error {
-	name := w.job.action.Volume
+	name := w.action.Volume
 	in := w.journal.record(name).Intent
 	if in == nil || in.Operation == "" {
 		return errStale
@@ -262,7 +262,7 @@ func (w *worker) copyVolume(ctx context.Context, from, to string) error {
 		return err
 	}
 	m, ours := OurMark(src, w.owner)
-	if !there || !ours || m.SHA256 != w.job.action.Digest {
+	if !there || !ours || m.SHA256 != w.action.Digest {
 		return errStale
 	}
 	if err := w.free(ctx, to); err != nil {
@@ -270,7 +270,7 @@ func (w *worker) copyVolume(ctx context.Context, from, to string) error {
 	}
 	human, _, _ := ParseMark(src.Description)
 	in := Intent{Kind: IntentCopy, File: m.File, Human: human, Size: src.Size, From: from, At: w.now()}
-	if f := w.job.file; f.Name != "" {
+	if f := w.file; f.Name != "" {
 		in.File = f.Name
 		if d, ok := w.journal.digest(f.ID); ok && d.SHA256 == m.SHA256 {
 			in.Source = f.ID
@@ -298,7 +298,7 @@ func (w *worker) copyFailed(err error) error {
 		return err
 	}
 	w.log.Warn("the server does not copy volumes of this pool; images are sent again instead",
-		"volume", w.job.action.Volume, "err", err)
+		"volume", w.action.Volume, "err", err)
 	if jerr := w.journal.setNoCopyUntil(w.now().Add(noCopyFor)); jerr != nil {
 		return fmt.Errorf("%w (%w)", err, jerr)
 	}

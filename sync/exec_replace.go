@@ -15,7 +15,7 @@ import (
 
 // swap deletes the old volume and copies the stage to its name.
 func (w *worker) swap(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	stage, there, err := w.look(ctx, a.From)
 	if err != nil {
 		return err
@@ -61,8 +61,8 @@ func (w *worker) deleteVolume(ctx context.Context, name string) error {
 // toSpool puts the job's file into the spool, hashed and fsynced.
 func (w *worker) toSpool(ctx context.Context) error {
 	return w.withSource(ctx, func(ctx context.Context, p *pinned) error {
-		w.job.enter(StateHashing, w.job.file.ID.Size, w.now())
-		if err := w.spool.hold(ctx, p.File, w.job.file.ID.Size, w.job.action.Digest); err != nil {
+		w.job.enter(StateHashing, w.file.ID.Size, w.now())
+		if err := w.spool.hold(ctx, p.File, w.file.ID.Size, w.action.Digest); err != nil {
 			return err
 		}
 		w.step("held")
@@ -72,7 +72,7 @@ func (w *worker) toSpool(ctx context.Context) error {
 
 // inPlace deletes the old volume and imports the spooled bytes under its name.
 func (w *worker) inPlace(ctx context.Context) error {
-	a, f := w.job.action, w.job.file
+	a, f := w.action, w.file
 	in := Intent{
 		Kind: IntentReplace, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, Digest: a.Digest, At: w.now(),
 	}
@@ -96,7 +96,7 @@ func (w *worker) forgetIntent(name string) error {
 
 // restore makes a volume whose old one an earlier life of ours deleted, from the spool.
 func (w *worker) restore(ctx context.Context) error {
-	in := w.journal.record(w.job.action.Volume).Intent
+	in := w.journal.record(w.action.Volume).Intent
 	if in == nil || in.Kind != IntentReplace {
 		return errStale
 	}
@@ -104,7 +104,7 @@ func (w *worker) restore(ctx context.Context) error {
 }
 
 func (w *worker) fromSpool(ctx context.Context, in Intent) error {
-	name := w.job.action.Volume
+	name := w.action.Volume
 	src, err := w.spool.open(in.Digest)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (w *worker) fromSpool(ctx context.Context, in Intent) error {
 
 // discard deletes what may be a torn volume of ours, once nothing is at work on it any more.
 func (w *worker) discard(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	op, err := w.remote.Running(ctx, a.Volume)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (w *worker) discard(ctx context.Context) error {
 
 // drop deletes a stage, or a volume whose file is gone.
 func (w *worker) drop(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	if err := w.deleteOld(ctx, a.Volume, a.Old); err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (w *worker) drop(ctx context.Context) error {
 // remove deletes a volume and its file, because somebody said so. The volume goes first: cut off after that, the file
 // holds as deleted on the server, and nothing comes back by itself.
 func (w *worker) remove(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	if a.Old != "" {
 		if err := w.deleteOld(ctx, a.Volume, a.Old); err != nil {
 			return err
@@ -182,8 +182,8 @@ func (w *worker) remove(ctx context.Context) error {
 	} else if _, there, err := w.look(ctx, a.Volume); err != nil || there {
 		return errors.Join(err, errStale)
 	}
-	if w.job.file.Name != "" {
-		if err := w.inbox.remove(w.job.file.Name, w.job.file.ID); err != nil {
+	if w.file.Name != "" {
+		if err := w.inbox.remove(w.file.Name, w.file.ID); err != nil {
 			return err
 		}
 		w.step("unlinked")
@@ -193,7 +193,7 @@ func (w *worker) remove(ctx context.Context) error {
 
 // consume removes the job's file, whose volume the plan found good, after one more look at that.
 func (w *worker) consume(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	v, there, err := w.look(ctx, a.Volume)
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func (w *worker) consume(ctx context.Context) error {
 		return err
 	}
 	w.step("noted")
-	err = w.inbox.remove(w.job.file.Name, w.job.file.ID)
+	err = w.inbox.remove(w.file.Name, w.file.ID)
 	w.step("unlinked")
 	return err
 }
@@ -217,7 +217,7 @@ type exporter interface {
 
 // adopt marks a foreign volume that somebody wants to be ours. Where its bytes can be read they must be the file's.
 func (w *worker) adopt(ctx context.Context) error {
-	a := w.job.action
+	a := w.action
 	v, there, err := w.look(ctx, a.Volume)
 	if err != nil {
 		return err
@@ -226,25 +226,25 @@ func (w *worker) adopt(ctx context.Context) error {
 		return errStale
 	}
 	if ex, ok := w.remote.(exporter); ok {
-		digest, err := exported(ctx, ex, a.Volume, w.job.file.ID.Size)
+		digest, err := exported(ctx, ex, a.Volume, w.file.ID.Size)
 		switch {
 		case errors.Is(err, lxd.ErrNotRead):
 		case err != nil:
 			return err
 		case digest != a.Digest:
 			p := foreign(v, Record{})
-			p.Text = "volume " + a.Volume + " cannot be adopted: its bytes are not those of " + quoteName(w.job.file.Name)
+			p.Text = "volume " + a.Volume + " cannot be adopted: its bytes are not those of " + quoteName(w.file.Name)
 			return p
 		}
 	}
 	human, _, _ := ParseMark(v.Description)
-	m := Mark{Owner: w.owner, SHA256: a.Digest, File: w.job.file.Name}
+	m := Mark{Owner: w.owner, SHA256: a.Digest, File: w.file.Name}
 	if err := w.describe(ctx, a.Volume, a.Old, m.Describe(human)); err != nil {
 		return err
 	}
 	w.step("marked")
 	return w.present(a.Volume,
-		Presence{Digest: a.Digest, Incarnation: a.Old, Source: w.job.file.ID, At: w.now()}, w.job.file.Name)
+		Presence{Digest: a.Digest, Incarnation: a.Old, Source: w.file.ID, At: w.now()}, w.file.Name)
 }
 
 // exported returns the digest of the first size bytes that the server gives back.
