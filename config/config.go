@@ -33,6 +33,7 @@ type Settings struct {
 	ScanInterval    time.Duration `mapstructure:"scan_interval"`
 	RefreshInterval time.Duration `mapstructure:"refresh_interval"`
 	MaxUploads      int           `mapstructure:"max_uploads"`
+	EarlyUpload     string        `mapstructure:"early_upload"`
 	Replace         string        `mapstructure:"replace"`
 	Prune           bool          `mapstructure:"prune"`
 	PruneDelay      time.Duration `mapstructure:"prune_delay"`

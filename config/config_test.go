@@ -52,7 +52,7 @@ func TestDefaults(t *testing.T) {
 	place := placesOf("")
 	want := Settings{
 		Folder: "/srv/iso-drop", StateDir: place.state, Owner: ownerOf(host, "/srv/iso-drop"), Control: place.control,
-		SettleDelay: 5 * time.Second, ScanInterval: time.Minute, RefreshInterval: time.Minute, MaxUploads: 2,
+		SettleDelay: 5 * time.Second, ScanInterval: time.Minute, RefreshInterval: time.Minute, MaxUploads: 2, EarlyUpload: "auto",
 		Replace: "staged", PruneDelay: time.Minute, StatusFiles: "problems", MountWait: "import", CacheSize: 10 << 30,
 		LogLevel: "info", LogFormat: "auto",
 	}

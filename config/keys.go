@@ -116,6 +116,13 @@ do not tell, and are seen by these scans.`,
 			Name: "max_uploads", Default: "2", Kind: KindNumber, Usage: "images sent at a time, 1 to 16",
 			Doc: `Images sent at a time, 1 to 16. The server keeps a copy of each besides the one in the pool.`,
 		},
+		{
+			Name: "early_upload", Default: "auto", Kind: KindChoice, Choices: []string{"auto", "off"},
+			Usage: "send a new image while it is still being written: auto or off",
+			Doc: `Whether a new image of 32 MiB or more is sent while it is still being written, so that its volume is there soon
+after its last byte. What was sent counts only if the finished file proves to be the same; else it is sent again.
+Set it to off where traffic to the server costs.`,
+		},
 	}
 }
 

@@ -72,7 +72,11 @@ func (s *submission) ended() bool {
 
 // newDraft makes a draft. tree.mu must not be held.
 func (t *tree) newDraft(name string, to target) (*draft, error) {
-	f, err := t.heart.NewDraft()
+	final := to.file
+	if to.temporary {
+		final = ""
+	}
+	f, err := t.heart.NewDraft(final)
 	if err != nil {
 		return nil, err
 	}

@@ -197,7 +197,7 @@ func (h *fakeHeart) Snapshot() *isosync.Snapshot {
 	return h.snap
 }
 
-func (h *fakeHeart) NewDraft() (*os.File, error) {
+func (h *fakeHeart) NewDraft(string) (*os.File, error) {
 	f, err := os.CreateTemp(h.folder, ".isosyncd-draft-*")
 	if err == nil {
 		h.mu.Lock()

@@ -13,8 +13,9 @@ import (
 type Heart interface {
 	// Snapshot never blocks and is never nil.
 	Snapshot() *isosync.Snapshot
-	// NewDraft makes a hidden file in the folder, open for reading and writing.
-	NewDraft() (*os.File, error)
+	// NewDraft makes a hidden file in the folder, open for reading and writing. name is what Submit will call it, as far
+	// as is known; "" = it is not.
+	NewDraft(name string) (*os.File, error)
 	// Submit takes the draft over, whatever happens, and puts it into the folder as name. The error is a
 	// *isosync.Problem or ctx's.
 	Submit(ctx context.Context, draft *os.File, name string, wait isosync.Wait) error

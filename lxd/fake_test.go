@@ -72,7 +72,7 @@ func newTLSFake(t *testing.T, vendor string) *fake {
 }
 
 // shortDir is a directory whose name leaves room in the 108 bytes of a socket's address.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lx")
 	if err != nil {

@@ -72,11 +72,7 @@ func (p *Pool) importOnce(ctx context.Context, over *http.Transport, op, name st
 	p.dressImport(req, name, u.size)
 
 	watch := stallWatch{stall: p.client.stall, answer: p.client.answer, size: u.size, look: func() (int64, int) {
-		c := used.Load()
-		if c == nil {
-			return u.sent.Load(), -1
-		}
-		return u.sent.Load(), c.queued()
+		return u.sent.Load(), backlog(used.Load())
 	}}
 	go watch.run(ours, cancel)
 
@@ -88,18 +84,32 @@ func (p *Pool) importOnce(ctx context.Context, over *http.Transport, op, name st
 		return "", false, fmt.Errorf("%s: %w", op, srcErr)
 	}
 	if err != nil {
-		if cause := context.Cause(ours); errors.Is(cause, errStalled) && ctx.Err() == nil {
-			return "", false, fmt.Errorf("%s: %w: %w", op, ErrAway, cause)
-		}
-		stale = reused.Load() && !u.started.Load() && ctx.Err() == nil
-		return "", stale, transportError(ctx, op, err)
+		stale = reused.Load() && !u.started.Load() && ours.Err() == nil
+		return "", stale, brokenOff(ctx, ours, op, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	operation, err = finishImport(ctx, op, resp, u)
 	return operation, false, err
 }
 
-// dressImport adds the headers by which a server knows an ISO image (SERVER-API 1.1).
+// backlog is how much of what was sent a connection still holds, see conn.queued; -1 also while there is none.
+func backlog(c *conn) int {
+	if c == nil {
+		return -1
+	}
+	return c.queued()
+}
+
+// brokenOff names why an import failed below HTTP: its watch gave it up by cancelling ours, or else transportError.
+func brokenOff(ctx, ours context.Context, op string, err error) error {
+	if cause := context.Cause(ours); errors.Is(cause, errStalled) && ctx.Err() == nil {
+		return fmt.Errorf("%s: %w: %w", op, ErrAway, cause)
+	}
+	return transportError(ctx, op, err)
+}
+
+// dressImport adds the headers by which a server knows an ISO image (SERVER-API 1.1). size -1 = chunks, whose end says
+// how many bytes they are.
 func (p *Pool) dressImport(req *http.Request, name string, size int64) {
 	vendor := "LXD"
 	if p.client.server.Vendor == "incus" {
@@ -111,7 +121,8 @@ func (p *Pool) dressImport(req *http.Request, name string, size int64) {
 	req.Header.Set("X-"+vendor+"-Name", name)
 	// A server that refuses can say so before it is sent gigabytes.
 	req.Header.Set("Expect", "100-continue")
-	// Always. A body without a length that is cut off looks whole to the server (RELIABILITY 1.4).
+	// A length wherever it is known: chunks that are ended short look whole to the server (RELIABILITY 1.4), while a
+	// body that is cut is refused, with a length or in chunks.
 	req.ContentLength = size
 }
 
@@ -131,6 +142,11 @@ func finishImport(ctx context.Context, op string, resp *http.Response, u *upload
 	if sent := u.sent.Load(); sent != u.size {
 		return "", fmt.Errorf("%s: %w: it answered after %d of %d bytes", op, ErrAway, sent, u.size)
 	}
+	return importOperation(op, env)
+}
+
+// importOperation takes the operation out of the answer to an import.
+func importOperation(op string, env *envelope) (string, error) {
 	operation, err := env.open(op, nil)
 	if err == nil && operation == "" {
 		err = fmt.Errorf("%s: the server named no operation", op)
@@ -143,8 +159,11 @@ func finishImport(ctx context.Context, op string, resp *http.Response, u *upload
 type stallWatch struct {
 	stall  time.Duration // while there is something to send
 	answer time.Duration // after the last byte
-	size   int64
+	size   int64         // -1 = not known
 	look   func() (sent int64, queued int)
+	// source says of a stream whether it waits for its source, which may take any time, and whether it has ended;
+	// nil = a file, which never waits and ends at size.
+	source func() (starved, whole bool)
 }
 
 // run cancels with a cause that wraps errStalled; it returns when ctx is done.
@@ -159,18 +178,31 @@ func (w *stallWatch) run(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
+		starved, whole := w.turn()
 		s, q := w.look()
-		if s != sent || q != queued {
+		// What the kernel still holds is there to be taken, whatever the source does.
+		if s != sent || q != queued || starved && q <= 0 {
 			sent, queued, moved = s, q, time.Now()
 			continue
 		}
 		limit, what := w.stall, fmt.Sprintf("the server took no byte for %v, %d of %d were sent", w.stall, sent, w.size)
-		if sent == w.size && q <= 0 { // the kernel may hold megabytes that the server did not take
-			limit, what = max(w.stall, w.answer), fmt.Sprintf("all %d bytes were sent, but no answer came for %v", w.size, w.answer)
+		if w.size < 0 {
+			what = fmt.Sprintf("the server took no byte for %v, %d were sent", w.stall, sent)
+		}
+		if (whole || sent == w.size) && q <= 0 { // the kernel may hold megabytes that the server did not take
+			limit, what = max(w.stall, w.answer), fmt.Sprintf("all %d bytes were sent, but no answer came for %v", sent, w.answer)
 		}
 		if time.Since(moved) >= limit {
 			cancel(fmt.Errorf("%w: %s", errStalled, what))
 			return
 		}
 	}
+}
+
+// turn asks the source, if it can wait.
+func (w *stallWatch) turn() (starved, whole bool) {
+	if w.source == nil {
+		return false, false
+	}
+	return w.source()
 }

@@ -158,6 +158,8 @@ func (s *Store) Close(ctx context.Context) error {
 		<-s.idle
 	}
 	s.ops.close()
+	// A child process that is just being started shares the lock until it runs its own program.
+	_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
 	if e := s.lock.Close(); err == nil {
 		err = e
 	}

@@ -5,6 +5,7 @@ package sync
 
 import (
 	"context"
+	"io"
 	"os"
 	"time"
 
@@ -31,6 +32,9 @@ type Remote interface {
 	// Import sends size bytes of f, from its start, and returns the operation that makes the volume: nothing exists
 	// for good until Wait says so. f's own offset is not used. progress, if not nil, is told the bytes sent so far.
 	Import(ctx context.Context, name string, f *os.File, size int64, progress func(sent int64)) (operation string, err error)
+	// ImportStream sends what src gives until io.EOF: nothing else ends the image. Any other error of src, or the end of
+	// ctx, drops the request, and nothing comes of it.
+	ImportStream(ctx context.Context, name string, src io.Reader, progress func(sent int64)) (operation string, sent int64, err error)
 	// Wait returns when the operation ended: nil = success, lxd.ErrUnknown = nobody can tell any more.
 	Wait(ctx context.Context, operation string) error
 	// Running returns an operation that is at work on that volume now, or "".
@@ -110,6 +114,10 @@ type File struct {
 	Sums   []Sum    // what lists say of it; empty = none names it
 	Held   *Problem // why it cannot be imported as it is; nil = settled, whole, an ISO image
 	Since  time.Time
+	// Expect is how many bytes, at least, a file will have that is still being written and whose beginning is that of an
+	// image; else 0.
+	Expect int64
+	Draft  string // the hidden file that will get this name when it is finished; "" = it has it
 }
 
 // State is where a file stands.
@@ -207,6 +215,9 @@ type Policy struct {
 	RestoreDeleted  bool // import again what somebody deleted on the server
 	Consume         bool // remove a file once its volume is verified; exclusive with Prune
 	RequireChecksum bool // import nothing that no checksum list names
+	// EarlyFrom is how many bytes a file must have, or say that it will have, to be sent while it is still being written;
+	// 0 = none is.
+	EarlyFrom int64
 	// PruneDelay is how long a file must be missing, over at least two full scans, before its volume is pruned.
 	PruneDelay time.Duration
 }

@@ -107,6 +107,7 @@ func (d *decider) takeScan(r scanReport) {
 	}
 	d.scan = r
 	d.scanned = true
+	d.forgetTired()
 	if r.Problem == nil {
 		d.knowFolder()
 		there := make(map[Identity]bool, len(r.Files))
@@ -240,6 +241,9 @@ func (d *decider) merge(r listReport) {
 		}
 	}
 	for name := range d.busy {
+		if j := d.jobs[name]; j != nil && j.action.Kind == ActEarly {
+			continue // nothing is made yet: if a volume has that name, it is somebody's
+		}
 		keep(name)
 	}
 	for name, seq := range d.touched {

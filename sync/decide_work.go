@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"isosyncd/lxd"
@@ -22,6 +23,7 @@ type slot int
 const (
 	slotNone slot = iota
 	slotUpload
+	slotEarly // as many as uploads: they wait for writers most of the time
 	slotHash
 	slotOther
 )
@@ -30,6 +32,8 @@ func slotOf(k ActionKind) slot {
 	switch k {
 	case ActImport, ActStage, ActInPlace, ActRestore:
 		return slotUpload
+	case ActEarly:
+		return slotEarly
 	case ActHash, ActSpool:
 		return slotHash
 	case ActAwait, ActMark, ActDiscard, ActCopy, ActSwap, ActUnstage, ActPrune, ActRemove, ActConsume, ActAdopt:
@@ -46,7 +50,7 @@ func (d *decider) startJobs(ctx context.Context) {
 	if !d.server.Online || len(d.plan) == 0 {
 		return
 	}
-	free := map[slot]int{slotUpload: d.cfg.MaxUploads, slotHash: hashers, slotOther: others}
+	free := map[slot]int{slotUpload: d.cfg.MaxUploads, slotEarly: d.cfg.MaxUploads, slotHash: hashers, slotOther: others}
 	for _, j := range d.jobs {
 		free[slotOf(j.action.Kind)]--
 	}
@@ -73,6 +77,9 @@ func (d *decider) start(ctx context.Context, a Action) {
 		j.attempt = f.Attempts + 1
 	}
 	j.enter(StateQueued, 0, now)
+	if a.Kind == ActEarly {
+		j.ending = make(chan finished, 1)
+	}
 	ctx, j.cancel = context.WithCancelCause(ctx)
 	d.jobs[a.Volume] = j
 	d.occupy(a, 1)
@@ -80,7 +87,7 @@ func (d *decider) start(ctx context.Context, a Action) {
 		remote: d.remote, inbox: d.inbox, spool: d.spool, journal: d.journal, owner: d.cfg.Owner, now: time.Now,
 		step: func(name string) { d.cfg.Step(string(a.Kind) + "." + name) },
 		log:  d.cfg.Log, totals: &d.totals, human: d.cfg.Human,
-		job: j, action: a, file: j.file, seen: map[string]*lxd.Volume{},
+		job: j, action: a, file: j.file, finished: j.ending, seen: map[string]*lxd.Volume{},
 	}
 	d.cfg.Log.Debug("started", logAttrs(j)...)
 	d.spawn(func() {
@@ -90,6 +97,51 @@ func (d *decider) start(ctx context.Context, a Action) {
 		d.results <- result{job: j, err: err, seen: w.seen}
 	})
 	d.publishDue.soon(now)
+}
+
+// tendEarly brings the early uploads on as the new plan says: they go on, or become the import of the finished file, or
+// end. What else the plan has for their volumes is started when they are over.
+func (d *decider) tendEarly() {
+	lines := map[string]*Action{}
+	for i := range d.plan {
+		if a := &d.plan[i]; a.File >= 0 && a.Kind != ActHold {
+			lines[a.Volume] = a
+		}
+	}
+	for _, j := range d.jobs {
+		if j.action.Kind != ActEarly {
+			continue
+		}
+		a := lines[j.action.Volume]
+		if a == nil || d.files[a.File].ID.inode() != j.file.ID.inode() {
+			j.cancel(errStale)
+			continue
+		}
+		switch a.Kind {
+		case ActEarly:
+			a.Kind = ActNothing
+		case ActImport:
+			j.action, j.file = *a, d.files[a.File]
+			j.ending <- finished{action: j.action, file: j.file} // the one there is
+			a.Kind, a.Digest = ActNothing, ""
+		default:
+			j.cancel(errStale)
+		}
+	}
+}
+
+// forgetTired drops files that are gone.
+func (d *decider) forgetTired() {
+	if len(d.tired) == 0 || d.scan.Problem != nil {
+		return
+	}
+	there := map[inode]bool{}
+	for _, files := range [][]File{d.scan.Files, d.scan.Drafts} {
+		for i := range files {
+			there[files[i].ID.inode()] = true
+		}
+	}
+	maps.DeleteFunc(d.tired, func(id inode, _ bool) bool { return !there[id] })
 }
 
 func (d *decider) occupy(a Action, n int) {
@@ -159,6 +211,12 @@ func (d *decider) takeResult(r result) {
 func (d *decider) fail(r result, attrs []any, now time.Time) {
 	j := r.job
 	if errors.Is(r.err, context.Canceled) || errors.Is(r.err, errStopped) {
+		return
+	}
+	if j.action.Kind == ActEarly || errors.Is(r.err, errEarly) {
+		d.tired[j.file.ID.inode()] = true
+		d.cfg.Log.Debug("no early upload; the file is imported when it is finished", append(attrs, slog.Any("err", r.err))...)
+		d.listDue.soon(now)
 		return
 	}
 	if errors.Is(r.err, lxd.ErrAway) {

@@ -47,6 +47,7 @@ type decider struct {
 	busy    map[string]int  // volumes that jobs are at or read from
 	results chan result
 	stale   map[string]int // errStale in a row, by volume
+	tired   map[inode]bool // files whose early upload came to nothing: they wait until they are finished
 	since   map[string]sinceState
 
 	scanDue, listDue, planDue, publishDue pace
@@ -95,7 +96,7 @@ func newDecider(s *Syncer, spawn func(func())) *decider {
 		volumes: map[string]lxd.Volume{}, touched: map[string]int{}, lists: make(chan listReport),
 		streams: make(chan bool),
 		spooled: map[string]bool{}, jobs: map[string]*job{}, busy: map[string]int{}, results: make(chan result),
-		stale: map[string]int{}, since: map[string]sinceState{}, notes: map[string]note{},
+		stale: map[string]int{}, tired: map[inode]bool{}, since: map[string]sinceState{}, notes: map[string]note{},
 		scanDue:    pace{rest: 50 * time.Millisecond},
 		listDue:    pace{rest: 250 * time.Millisecond},
 		planDue:    pace{rest: 20 * time.Millisecond},
@@ -226,11 +227,12 @@ func (d *decider) replan(now time.Time) {
 		d.plan, d.files = nil, d.scan.Files
 		return
 	}
+	d.files = slices.Concat(d.scan.Files, d.scan.Drafts)
 	d.tidy(now)
-	d.files = d.scan.Files
 	d.journal.read(func(records map[string]Record, digests map[Identity]Digest) {
 		d.plan = Plan(d.view(records, digests, now), d.cfg.Policy, now)
 	})
+	d.tendEarly()
 	d.notePresent(now)
 	d.dropSpool()
 	for i := range d.plan {
@@ -255,7 +257,7 @@ func urgency(k ActionKind) int {
 		return 1
 	case ActSpool, ActStage, ActHash:
 		return 2
-	case ActImport, ActNothing, ActHold:
+	case ActImport, ActEarly, ActNothing, ActHold:
 	}
 	return 3
 }
@@ -266,14 +268,20 @@ func (d *decider) view(records map[string]Record, digests map[Identity]Digest, n
 	for name := range d.busy {
 		busy[name] = true
 	}
-	for _, j := range d.jobs {
+	early := map[string]inode{}
+	for name, j := range d.jobs {
+		if j.action.Kind == ActEarly { // the plan decides about it again and again
+			early[name] = j.file.ID.inode()
+			delete(busy, name)
+			continue
+		}
 		reserved += j.action.need
 	}
 	return View{
-		Owner: d.cfg.Owner, Files: d.scan.Files, Digests: digests, Volumes: d.volumes, Records: records,
+		Owner: d.cfg.Owner, Files: d.files, Digests: digests, Volumes: d.volumes, Records: records,
 		Folder: FolderState{Problem: d.scan.Problem, Same: d.same},
 		Space:  d.space, Limits: d.limits, Reserved: reserved, Driver: d.remote.Driver(),
-		CanCopy: !now.Before(d.noCopy), Spooled: d.spooled, Busy: busy,
+		CanCopy: !now.Before(d.noCopy), Spooled: d.spooled, Busy: busy, Early: early, Tired: d.tired,
 	}
 }
 

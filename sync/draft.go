@@ -47,18 +47,28 @@ func (in *inbox) newDraft() (*os.File, error) {
 	return os.NewFile(uintptr(fd), filepath.Join(in.cfg.Path, name)), nil
 }
 
-// accept makes a draft the folder's file of that name, durably: its bytes and its name are on the disk when it returns.
-// A file that has the name is replaced, as by mv. The draft is closed, whatever happens; a draft that is not accepted
-// stays for the caller to remove. The identity is that of the new file. The error is a *Problem.
-func (in *inbox) accept(draft *os.File, name string) (Identity, error) {
+// accept makes a draft the folder's file of that name. durable is to be called once: when it returned nil, bytes and name
+// are on the disk. That may take as long as to import the image, so both can go on at once. A file that has the name is
+// replaced, as by mv; by one that is on the disk already, so that a crash leaves one of them whole. The draft is closed,
+// whatever happens; one that is not accepted stays for the caller to remove. The identity is that of the new file. Errors
+// are *Problems.
+func (in *inbox) accept(draft *os.File, name string) (id Identity, durable func() error, err error) {
 	if !IsImage(name) {
 		_ = draft.Close() // refused: its bytes do not matter
-		return Identity{}, &Problem{
+		return Identity{}, nil, &Problem{
 			Code: CodeName, Text: quoteName(name) + " is no name of an image",
 			Remedy: "use one that ends in .iso and does not begin with a dot",
 		}
 	}
-	err := draft.Sync()
+	d, err := openFolder(in.cfg.Path)
+	if err != nil {
+		_ = draft.Close() // as above
+		return Identity{}, nil, err
+	}
+	defer d.close()
+	if _, serr := d.stat(name); serr == nil {
+		err = draft.Sync()
+	}
 	if err == nil {
 		err = draft.Chmod(0o644)
 	}
@@ -66,37 +76,56 @@ func (in *inbox) accept(draft *os.File, name string) (Identity, error) {
 		err = cerr
 	}
 	if err != nil {
-		return Identity{}, writeProblem("written", name, err)
+		return Identity{}, nil, writeProblem("written", name, err)
 	}
-	d, err := openFolder(in.cfg.Path)
-	if err != nil {
-		return Identity{}, err
-	}
-	defer d.close()
 	from := filepath.Base(draft.Name())
-	st, err := d.stat(from)
-	if err != nil || !st.regular() {
-		return Identity{}, &Problem{
+	f, st, err := d.open(from)
+	if err != nil {
+		return Identity{}, nil, &Problem{
 			Code:   CodeFolder,
 			Text:   "the folder was exchanged or the draft removed while " + quoteName(name) + " was written",
 			Remedy: "write it again",
 		}
 	}
+	if id, err = in.place(d, from, st, name); err != nil {
+		_ = f.Close() // read only
+		return Identity{}, nil, err
+	}
+	return id, func() error { return in.flush(f, name) }, nil
+}
+
+// place gives a draft its name, and vouches for it.
+func (in *inbox) place(d *folder, from string, st entryStat, name string) (Identity, error) {
 	if err := unix.Renameat(d.fd, from, d.fd, name); err != nil {
 		if errors.Is(err, unix.EISDIR) {
 			return Identity{}, oddProblem(name, unix.S_IFDIR)
 		}
 		return Identity{}, writeProblem("written", name, err)
 	}
-	if err := d.sync(); err != nil {
-		return Identity{}, writeProblem("written", name, err)
-	}
 	now, err := d.stat(name)
-	if err != nil || now.id.Ino != st.id.Ino || now.id.Dev != st.id.Dev {
+	if err != nil || now.id.inode() != st.id.inode() {
 		return Identity{}, changed(name) // somebody was quicker, and replaced it already
 	}
 	in.vouch(name, now.id)
 	return now.id, nil
+}
+
+// flush returns when the bytes of f, and the names of the folder, are on the disk. It closes f.
+func (in *inbox) flush(f *os.File, name string) error {
+	err := f.Sync()
+	_ = f.Close() // read only
+	if err == nil {
+		var d *folder
+		if d, err = openFolder(in.cfg.Path); err != nil {
+			return err
+		}
+		defer d.close()
+		err = d.sync()
+	}
+	if err != nil {
+		return writeProblem("written", name, err)
+	}
+	return nil
 }
 
 // rename renames a file of the folder; a *Problem (CodeClash) if the new name is taken.

@@ -52,7 +52,7 @@ func TestDraft(t *testing.T) {
 	if r := b.look(); len(r.Files) != 0 {
 		t.Errorf("a scan sees the draft: %+v", r.Files)
 	}
-	id, err := b.accept(f, "a.iso")
+	id, err := b.acceptNow(f, "a.iso")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,16 +75,25 @@ func TestDraft(t *testing.T) {
 	}
 }
 
+// acceptNow accepts, and waits until it is on the disk.
+func (b *box) acceptNow(draft *os.File, name string) (Identity, error) {
+	id, durable, err := b.accept(draft, name)
+	if err == nil {
+		err = durable()
+	}
+	return id, err
+}
+
 // TestAcceptedIsSettled: whoever wrote through us has said that it is whole, so nobody waits for stillness.
 func TestAcceptedIsSettled(t *testing.T) {
 	b := newBox(t, noLeases)
 	b.put("a.iso", isoImage(40, "old"))
 	b.expect("a.iso", CodeWriting)
-	if _, err := b.accept(b.draft(isoImage(40, "new")), "a.iso"); err != nil {
+	if _, err := b.acceptNow(b.draft(isoImage(40, "new")), "a.iso"); err != nil {
 		t.Fatal(err)
 	}
 	b.expect("a.iso", "")
-	if _, err := b.accept(b.draft([]byte("junk")), "junk.iso"); err != nil {
+	if _, err := b.acceptNow(b.draft([]byte("junk")), "junk.iso"); err != nil {
 		t.Fatal(err)
 	}
 	b.expect("junk.iso", CodeNotISO)
@@ -105,7 +114,7 @@ func TestAcceptRefuses(t *testing.T) {
 	b := newBox(t, nil)
 	for _, name := range []string{"", "..", "a.txt", ".a.iso", "../a.iso", "x/a.iso"} {
 		f := b.draft([]byte("x"))
-		_, err := b.accept(f, name)
+		_, _, err := b.accept(f, name)
 		wantCode(t, name, err, CodeName)
 		if f.Close() == nil {
 			t.Errorf("%q: the draft is still open", name)
@@ -117,13 +126,13 @@ func TestAcceptRefuses(t *testing.T) {
 	if err := os.Mkdir(b.path("dir.iso"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.accept(b.draft([]byte("x")), "dir.iso")
+	_, _, err := b.accept(b.draft([]byte("x")), "dir.iso")
 	wantCode(t, "a folder in the way", err, CodeNotRegular)
 	f := b.draft([]byte("x"))
 	if err := os.Remove(f.Name()); err != nil {
 		t.Fatal(err)
 	}
-	_, err = b.accept(f, "gone.iso")
+	_, _, err = b.accept(f, "gone.iso")
 	wantCode(t, "the draft removed", err, CodeFolder)
 }
 

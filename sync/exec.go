@@ -23,8 +23,9 @@ type job struct {
 	started time.Time
 	attempt int
 	cancel  context.CancelCauseFunc
-	state   atomic.Value // State
-	done    atomic.Int64 // bytes
+	state   atomic.Value  // State
+	ending  chan finished // 1-buffered, of an early upload; else nil
+	done    atomic.Int64  // bytes
 	total   atomic.Int64
 	since   atomic.Int64 // of state, UnixNano
 }
@@ -51,20 +52,21 @@ type result struct {
 
 // worker carries out one action. Each step is journalled before the next, so that any of them may be the last.
 type worker struct {
-	remote  Remote
-	inbox   *inbox
-	spool   *spool
-	journal *journal
-	owner   string
-	now     func() time.Time
-	step    func(name string)
-	log     *slog.Logger
-	totals  *counters
-	human   func(iso.Info) string // what an image's description says before the mark
-	job     *job                  // where it tells how far it is
-	action  Action
-	file    File // zero where the action has none
-	seen    map[string]*lxd.Volume
+	remote   Remote
+	inbox    *inbox
+	spool    *spool
+	journal  *journal
+	owner    string
+	now      func() time.Time
+	step     func(name string)
+	log      *slog.Logger
+	totals   *counters
+	human    func(iso.Info) string // what an image's description says before the mark
+	job      *job                  // where it tells how far it is
+	action   Action
+	file     File            // zero where the action has none
+	finished <-chan finished // of an early upload
+	seen     map[string]*lxd.Volume
 }
 
 func (w *worker) run(ctx context.Context) error {
@@ -80,6 +82,8 @@ func (w *worker) run(ctx context.Context) error {
 		return w.discard(ctx)
 	case ActImport:
 		return w.importFile(ctx, a.Volume)
+	case ActEarly:
+		return w.early(ctx)
 	case ActStage:
 		return w.importFile(ctx, a.From)
 	case ActCopy:

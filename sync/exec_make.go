@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"isosyncd/lxd"
@@ -15,22 +14,30 @@ import (
 
 // importFile sends the job's file as volume name, which is the volume itself or its stage.
 func (w *worker) importFile(ctx context.Context, name string) error {
+	return w.importBy(ctx, name, func(ctx context.Context, p *pinned) (string, error) {
+		return w.remote.Import(ctx, name, p.File, w.file.ID.Size, w.job.done.Store)
+	}, nil)
+}
+
+// importBy makes a volume of the job's file, whose bytes send gets to the server. same, if not nil, is asked when all
+// was sent and hashed, whether what was sent has that digest.
+func (w *worker) importBy(ctx context.Context, name string, send func(context.Context, *pinned) (operation string, err error),
+	same func(digest string) bool,
+) error {
 	f := w.file
 	in := Intent{Kind: IntentImport, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, At: w.now()}
 	var operation, digest string
 	err := w.withSource(ctx, func(ctx context.Context, p *pinned) error {
 		var err error
-		operation, digest, err = w.upload(ctx, name, in, p.File, p.check, func(ctx context.Context) (string, error) {
-			d, err := w.digest(ctx, p, nil)
-			switch {
-			case err != nil:
-				return "", err
-			case w.action.Digest != "" && d.SHA256 != w.action.Digest:
-				return "", changed(f.Name)
-			case d.Bad != "":
-				return "", errStale // the plan holds it, now that the journal has the digest
-			}
-			return d.SHA256, nil
+		operation, digest, err = w.upload(ctx, name, in, transfer{
+			send: func(ctx context.Context) (string, error) { return send(ctx, p) },
+			hash: func(ctx context.Context) (string, error) { return w.vouch(ctx, p) },
+			unchanged: func(digest string) error {
+				if same != nil && !same(digest) {
+					return changed(f.Name)
+				}
+				return p.check()
+			},
 		})
 		if errors.Is(err, lxd.ErrSource) { // no fault of the server's: it shrank, or the disk is bad
 			err = errors.Join(p.check(), err)
@@ -43,12 +50,30 @@ func (w *worker) importFile(ctx context.Context, name string) error {
 	return w.commit(ctx, name, operation, digest, in.Size)
 }
 
-// upload sends in.Size bytes of src as volume name. Beside it, hash reads the same bytes by itself and vouches for
-// them; whichever fails ends the other. When both are done, unchanged tells whether they read the same. It returns the
-// operation that makes the volume, journalled.
-func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.File, unchanged func() error,
-	hash func(ctx context.Context) (digest string, err error),
-) (operation, digest string, err error) {
+// vouch takes the digest of the job's file, and refuses one that the plan would not import.
+func (w *worker) vouch(ctx context.Context, p *pinned) (digest string, err error) {
+	d, err := w.digest(ctx, p, nil)
+	switch {
+	case err != nil:
+		return "", err
+	case w.action.Digest != "" && d.SHA256 != w.action.Digest:
+		return "", changed(w.file.Name)
+	case disagree(&w.file, d) != nil:
+		return "", errStale // the plan holds it, now that the journal has the digest
+	}
+	return d.SHA256, nil
+}
+
+// transfer is how the bytes of an image get to the server.
+type transfer struct {
+	send      func(ctx context.Context) (operation string, err error)
+	hash      func(ctx context.Context) (digest string, err error) // reads the same bytes beside it, and vouches for them
+	unchanged func(digest string) error                            // asked when both are done: did they read the same?
+}
+
+// upload sends in.Size bytes as volume name. Sending and hashing go on side by side; whichever fails ends the other. It
+// returns the operation that makes the volume, journalled.
+func (w *worker) upload(ctx context.Context, name string, in Intent, t transfer) (operation, digest string, err error) {
 	if err := w.free(ctx, name); err != nil {
 		return "", "", err
 	}
@@ -60,20 +85,21 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.Fil
 	hashed := make(chan error, 1)
 	go func() {
 		var err error
-		if digest, err = hash(ctx); err != nil {
+		if digest, err = t.hash(ctx); err != nil {
 			cancel(err)
 		}
 		hashed <- err
 	}()
-	w.job.enter(StateUploading, in.Size, w.now())
-	start := w.now()
-	operation, err = w.remote.Import(ctx, name, src, in.Size, w.job.done.Store)
+	if w.job.at() != StateUploading { // else it began when the file was not finished yet
+		w.job.enter(StateUploading, in.Size, w.now())
+	}
+	operation, err = t.send(ctx)
 	if err != nil {
 		cancel(err)
 		_ = <-hashed // the upload's error is the one that counts
 		return "", "", errors.Join(cause(ctx, err), w.refused(name, err))
 	}
-	w.totals.sent(in.Size, w.now().Sub(start))
+	w.totals.sent(in.Size, w.now().Sub(time.Unix(0, w.job.since.Load())))
 	w.job.enter(StateStoring, 0, w.now())
 	if err := w.journal.update(name, setOperation(operation, "")); err != nil {
 		return "", "", err
@@ -83,7 +109,7 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, src *os.Fil
 		return "", "", err // the operation stays in the journal, without a digest: awaited, then discarded
 	}
 	// hash was done long before the last byte was sent: what was written in between is in the volume, not in the digest.
-	if err := unchanged(); err != nil {
+	if err := t.unchanged(digest); err != nil {
 		return "", "", err // as above
 	}
 	return operation, digest, w.journal.update(name, setOperation(operation, digest))

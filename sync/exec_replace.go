@@ -109,18 +109,23 @@ func (w *worker) fromSpool(ctx context.Context, in Intent) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = src.Close() }()  // read only
-	ours := func() error { return nil } // nobody else writes to the spool
-	op, digest, err := w.upload(ctx, name, in, src, ours, func(ctx context.Context) (string, error) {
-		sums, err := hashFile(ctx, src, in.Size, nil, nil, nil)
-		if err == nil && sums["sha256"] != in.Digest {
-			err = &Problem{
-				Code: CodeUnreadable, Text: "the spooled copy of " + quoteName(in.File) + " is damaged",
-				Remedy: "put the image into the folder again",
+	defer func() { _ = src.Close() }() // read only
+	op, digest, err := w.upload(ctx, name, in, transfer{
+		send: func(ctx context.Context) (string, error) {
+			return w.remote.Import(ctx, name, src, in.Size, w.job.done.Store)
+		},
+		hash: func(ctx context.Context) (string, error) {
+			sums, err := hashFile(ctx, src, in.Size, nil, nil, nil)
+			if err == nil && sums["sha256"] != in.Digest {
+				err = &Problem{
+					Code: CodeUnreadable, Text: "the spooled copy of " + quoteName(in.File) + " is damaged",
+					Remedy: "put the image into the folder again",
+				}
+				err = errors.Join(err, w.spool.drop(in.Digest))
 			}
-			err = errors.Join(err, w.spool.drop(in.Digest))
-		}
-		return sums["sha256"], err
+			return sums["sha256"], err
+		},
+		unchanged: func(string) error { return nil }, // nobody else writes to the spool
 	})
 	if err != nil {
 		return err

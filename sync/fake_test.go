@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	gosync "sync"
+	"sync/atomic"
 	"time"
 
 	"isosyncd/lxd"
@@ -26,6 +27,8 @@ type fakeRemote struct {
 	away    bool
 	noCopy  bool
 	space   lxd.Space
+
+	streamed atomic.Int64 // bytes of the stream that is or was on its way
 
 	// before is asked before a call has an effect, after when it had one: an error is what the caller gets.
 	before, after func(call, name string) error
@@ -158,6 +161,35 @@ func (r *fakeRemote) Import(ctx context.Context, name string, f *os.File, size i
 		}
 	}
 	return r.make("import", name, "", hex.EncodeToString(h.Sum(nil)), size)
+}
+
+// ImportStream makes a volume of what src gives, if it comes to an end.
+func (r *fakeRemote) ImportStream(ctx context.Context, name string, src io.Reader, progress func(int64)) (string, int64, error) {
+	if err := r.enter("stream", name); err != nil {
+		return "", 0, err
+	}
+	h := sha256.New()
+	buf := make([]byte, 64<<10)
+	var sent int64
+	for {
+		n, err := src.Read(buf)
+		h.Write(buf[:n])
+		sent += int64(n)
+		progress(sent)
+		r.streamed.Store(sent)
+		switch {
+		case ctx.Err() != nil:
+			return "", sent, fmt.Errorf("import %s: %w", name, ctx.Err())
+		case err == io.EOF:
+			op, err := r.make("stream", name, "", hex.EncodeToString(h.Sum(nil)), sent)
+			return op, sent, err
+		case err != nil:
+			return "", sent, fmt.Errorf("import %s: %w", name, err)
+		}
+		if err := r.enter("streaming", name); err != nil {
+			return "", sent, err
+		}
+	}
 }
 
 // make adds the volume at once: the operation only tells of it.

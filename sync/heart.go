@@ -30,6 +30,9 @@ type Config struct {
 	noWatch bool // tests in a synctest bubble scan by the clock alone
 }
 
+// EarlySize is a decent Policy.EarlyFrom: an image of less is finished before much of it is sent.
+const EarlySize = 32 << 20
+
 // Wait says how long Submit waits.
 type Wait string
 
@@ -60,7 +63,7 @@ type heart interface {
 	Adopt(ctx context.Context, volume string) error
 
 	// NewDraft makes a hidden file in the folder, open for reading and writing; the folder's scan ignores it.
-	NewDraft() (*os.File, error)
+	NewDraft(name string) (*os.File, error)
 	// Submit puts the draft, whole and closed for writing by then, into the folder as name, and waits as told.
 	// It takes the draft over, and closes it, whatever happens. The error is a *Problem (errors.As) or ctx's.
 	// A name that is there already is replaced, as with cp.

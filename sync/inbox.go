@@ -31,6 +31,7 @@ type scanResult struct {
 	Folder  folderID
 	Problem *Problem            // the folder is missing, no folder, unreadable: then nothing else means anything
 	Files   []File              // by Name; shared with other results as long as nothing changes: read only
+	Drafts  []File              // files that are being written under hidden names, as far as they may be sent already
 	Notes   map[string]noteInfo // our status files, by the name of their image; "" = the one about the folder
 	Next    time.Time           // look again at the latest; zero = no need
 }
@@ -61,6 +62,7 @@ type inbox struct {
 	mu      gosync.Mutex
 	vouched map[string]vouched   // guarded by mu; by name
 	drafts  map[string]draftSeen // guarded by mu; see abandoned
+	coming  map[string]string    // guarded by mu; drafts whose name in the folder is known, by their own
 	dropped map[string]uint64    // guarded by mu; notes that we removed, and in which scan, until the watch hears of it
 }
 
@@ -75,7 +77,7 @@ func newInbox(cfg inboxConfig) *inbox {
 		pins:    pinSet{all: map[*pinned]struct{}{}, first: make(chan struct{}, 1)},
 		moved:   make(chan struct{}, 1),
 		entries: map[string]*entry{}, lists: map[string]*sumList{}, notes: map[string]*noteEntry{},
-		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, dropped: map[string]uint64{},
+		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, coming: map[string]string{}, dropped: map[string]uint64{},
 	}
 }
 
@@ -128,6 +130,8 @@ func (in *inbox) noticeFolder(id folderID) {
 }
 
 func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error {
+	// Before the names are read: a draft that is gone by now has got its name, so that one or the other is seen.
+	r.Drafts = in.scanDrafts(d)
 	names := in.names[:0]
 	var lists, notes []string
 	err := d.each(func(name string) {
@@ -148,6 +152,9 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 		if !t.IsZero() && (r.Next.IsZero() || t.Before(r.Next)) {
 			r.Next = t
 		}
+	}
+	if len(r.Drafts) > 0 {
+		soonest(in.now.Add(growPoll))
 	}
 	dirty := in.scanLists(d, lists)
 	for i, name := range names {
@@ -205,7 +212,7 @@ func (in *inbox) scanFile(d *folder, name string) (dirty bool, next time.Time, e
 		dirty = true
 	}
 	e.scan = in.scans
-	before := e.phase
+	before, expect := e.phase, e.expect
 	switch {
 	case err != nil:
 		in.restart(e, st)
@@ -232,7 +239,7 @@ func (in *inbox) scanFile(d *folder, name string) (dirty bool, next time.Time, e
 	if held == nil {
 		e.passed = true
 	}
-	return dirty || e.phase != before, next, nil
+	return dirty || e.phase != before || e.expect != expect, next, nil
 }
 
 // fileList makes the files of a scan.
@@ -241,6 +248,7 @@ func (in *inbox) fileList() []File {
 	for _, e := range in.entries {
 		files = append(files, File{
 			Name: e.name, Volume: e.volume, ID: e.stat.id, Info: e.info, Sums: e.sums.Sums, Held: e.held, Since: e.since,
+			Expect: e.expect,
 		})
 	}
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })

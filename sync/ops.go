@@ -248,7 +248,7 @@ func (s *Syncer) Rename(ctx context.Context, from, to string) error {
 
 // settled waits until the folder's file of that name, and of that identity unless it is zero, is present or held.
 func (s *Syncer) settled(ctx context.Context, name string, id Identity) error {
-	start := s.Snapshot().Totals.Scans
+	start := s.totals.scans.Load() // a snapshot may be older
 	return s.await(ctx, func(snap *Snapshot) (bool, error) {
 		for i := range snap.Files {
 			f := &snap.Files[i]
@@ -272,8 +272,16 @@ func (s *Syncer) settled(ctx context.Context, name string, id Identity) error {
 	})
 }
 
-// NewDraft makes a hidden file in the folder, open for reading and writing.
-func (s *Syncer) NewDraft() (*os.File, error) { return s.inbox.newDraft() }
+// NewDraft makes a hidden file in the folder, open for reading and writing. name is what it will be called, if that is
+// known, else "": an image may be sent to the server while it is still being written.
+func (s *Syncer) NewDraft(name string) (*os.File, error) {
+	f, err := s.inbox.newDraft()
+	if err == nil && name != "" && s.cfg.Policy.EarlyFrom > 0 {
+		s.inbox.expectDraft(f, name)
+		s.Rescan()
+	}
+	return f, err
+}
 
 // Discard removes a draft.
 func (s *Syncer) Discard(draft *os.File) {
@@ -302,19 +310,21 @@ func (s *Syncer) Submit(ctx context.Context, draft *os.File, name string, wait W
 		s.Discard(draft)
 		return draftProblem(name, probeErr)
 	}
-	id, err := s.inbox.accept(draft, name)
+	id, durable, err := s.inbox.accept(draft, name)
 	if err != nil {
 		s.Discard(draft)
 		return err
 	}
 	s.Rescan()
-	if short != nil && !short.Soft {
-		return draftProblem(name, probeErr)
+	safe := make(chan error, 1)
+	go func() { safe <- durable() }()
+	switch {
+	case short != nil && !short.Soft:
+		err = draftProblem(name, probeErr)
+	case wait == WaitImport:
+		err = s.settled(ctx, name, id)
 	}
-	if wait == WaitStaged {
-		return nil
-	}
-	return s.settled(ctx, name, id)
+	return errors.Join(err, <-safe)
 }
 
 func (s *Syncer) inFolder(name string) bool {

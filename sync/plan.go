@@ -23,6 +23,7 @@ import (
 //	stage of ours, its volume has the bytes or wants others     unstage
 //	no file, our volume                                         leave; prune if the policy and its guards allow
 //	(files, planfile.go)
+//	being written, begins an image, volume absent               early (hold where it does not pay, or did not)
 //	being written, incomplete, no ISO, ...                      hold, with which
 //	another file keeps the name                                 hold: clash
 //	a checksum list is required, none names the file            hold
@@ -54,6 +55,7 @@ const (
 	ActMark    ActionKind = "mark"    // the volume, as the intent says
 	ActDiscard ActionKind = "discard" // a volume of ours that may be torn
 	ActImport  ActionKind = "import"  // File to Volume
+	ActEarly   ActionKind = "early"   // the same, while File is still being written
 	ActCopy    ActionKind = "copy"    // From to Volume
 	ActStage   ActionKind = "stage"   // File to From
 	ActSwap    ActionKind = "swap"    // delete Volume, copy From to it
@@ -88,13 +90,15 @@ type View struct {
 	Volumes  map[string]lxd.Volume
 	Records  map[string]Record
 	Folder   FolderState
-	Space    lxd.Space       // of the pool
-	Limits   lxd.Space       // of the project; Total 0 = none that we know of
-	Reserved int64           // bytes of it that running uploads will need
-	Driver   string          // of the pool
-	CanCopy  bool            // the server copies volumes of this pool
-	Spooled  map[string]bool // digests whose bytes are in the spool
-	Busy     map[string]bool // volumes that a worker is at, or reads from: no action touches them
+	Space    lxd.Space        // of the pool
+	Limits   lxd.Space        // of the project; Total 0 = none that we know of
+	Reserved int64            // bytes of it that running uploads will need
+	Driver   string           // of the pool
+	CanCopy  bool             // the server copies volumes of this pool
+	Spooled  map[string]bool  // digests whose bytes are in the spool
+	Busy     map[string]bool  // volumes that a worker is at, or reads from: no action touches them
+	Early    map[string]inode // files that are being sent while they are written, by volume: not busy
+	Tired    map[inode]bool   // files that are not sent before they are finished
 }
 
 // FolderState is what prune must know.
@@ -108,6 +112,7 @@ type planner struct {
 	policy  Policy
 	now     time.Time
 	byName  map[string][]int    // files by volume name
+	drafts  map[string][]int    // and those that are not in the folder yet
 	marks   map[string]Mark     // of our volumes, stages too, by volume name
 	stages  map[string][]string // our marked stages by the volume they are for
 	donors  map[string]string   // digest -> one of our volumes that has it
@@ -119,7 +124,8 @@ type planner struct {
 }
 
 // Plan says what to do. It is pure: no I/O, no clock, no randomness; the same state gives the same plan. The result is
-// sorted by volume and file; at most one line per volume is not a hold, and each file has exactly one line.
+// sorted by volume and file; at most one line per volume is not a hold, and each file has exactly one line, a draft at
+// most one.
 func Plan(view View, policy Policy, now time.Time) []Action {
 	p := &planner{View: view, policy: policy, now: now}
 	p.index()
@@ -127,7 +133,7 @@ func Plan(view View, policy Policy, now time.Time) []Action {
 		p.volume(name)
 	}
 	for i := range p.Files {
-		if f := &p.Files[i]; f.Volume == "" {
+		if f := &p.Files[i]; f.Volume == "" && f.Draft == "" {
 			p.hold(i, "", heldBy(f))
 		}
 	}
@@ -148,10 +154,14 @@ func heldBy(f *File) *Problem {
 }
 
 func (p *planner) index() {
-	p.byName = map[string][]int{}
+	p.byName, p.drafts = map[string][]int{}, map[string][]int{}
 	for i := range p.Files {
-		if v := p.Files[i].Volume; v != "" {
-			p.byName[v] = append(p.byName[v], i)
+		switch f := &p.Files[i]; {
+		case f.Volume == "":
+		case f.Draft != "":
+			p.drafts[f.Volume] = append(p.drafts[f.Volume], i)
+		default:
+			p.byName[f.Volume] = append(p.byName[f.Volume], i)
 		}
 	}
 	p.marks = map[string]Mark{}
@@ -218,6 +228,9 @@ func (p *planner) names() []string {
 	for n := range p.byName {
 		seen[n] = true
 	}
+	for n := range p.drafts {
+		seen[n] = true
+	}
 	for n := range p.marks {
 		seen[n] = true
 	}
@@ -259,6 +272,12 @@ func (p *planner) volume(name string) {
 	}
 	if a, ok := p.orphan(name); ok {
 		p.add(p.gate(a))
+		return
+	}
+	if drafts := p.drafts[name]; len(drafts) == 1 { // of two, nobody knows which will have the name
+		if a, ok := p.early(name, drafts[0]); ok {
+			p.add(a)
+		}
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 func (p *planner) file(name string, i int) Action {
 	f := &p.Files[i]
 	if f.Held != nil {
+		if a, ok := p.early(name, i); ok {
+			return a
+		}
 		return held(name, i, f.Held)
 	}
 	if p.policy.RequireChecksum && len(f.Sums) == 0 {
@@ -103,7 +106,8 @@ func (p *planner) absent(name string, i int, digest string, known bool) Action {
 			Remedy: "touch the file or run isosyncd retry to import it again, or remove the file",
 		})
 	}
-	if !known && (len(f.Sums) > 0 || p.sizes[f.ID.Size]) {
+	sent := p.Early[name] == f.ID.inode() // its digest is compared with what lists say before it counts
+	if !known && (len(f.Sums) > 0 && !sent || p.sizes[f.ID.Size]) {
 		return Action{Kind: ActHash, Volume: name, File: i}
 	}
 	if donor := p.donor(digest); known && donor != "" {
@@ -113,6 +117,25 @@ func (p *planner) absent(name string, i int, digest string, known bool) Action {
 		return held(name, i, p.noSpace(f.ID.Size, ""))
 	}
 	return Action{Kind: ActImport, Volume: name, File: i, Digest: digest, need: f.ID.Size}
+}
+
+// early decides a file that is still being written: it is sent meanwhile, where that is new to the server, nothing is
+// left to finish, and nothing went wrong before.
+func (p *planner) early(name string, i int) (Action, bool) {
+	f := &p.Files[i]
+	_, there := p.Volumes[name]
+	r := p.Records[name]
+	need := max(f.Expect, f.ID.Size)
+	switch {
+	case p.policy.EarlyFrom <= 0 || f.Expect <= 0 || need < p.policy.EarlyFrom:
+	case there || r.Intent != nil || r.Failure != nil || p.Tired[f.ID.inode()]:
+	case p.policy.RequireChecksum && len(f.Sums) == 0:
+	case p.sizes[need]: // the same bytes, perhaps: a copy on the server costs nothing
+	case !p.room(need):
+	default:
+		return Action{Kind: ActEarly, Volume: name, File: i, need: need}, true
+	}
+	return Action{}, false
 }
 
 // donor is a volume of ours with the digest that may be read from now; "" = there is none.

@@ -47,10 +47,13 @@ func (d *decider) fileStatuses(now time.Time) []FileStatus {
 			lines[a.File] = a
 		}
 	}
-	out := make([]FileStatus, len(files))
+	out := make([]FileStatus, 0, len(files))
 	since := make(map[string]sinceState, len(files))
 	for i := range files {
 		f := &files[i]
+		if f.Draft != "" {
+			continue
+		}
 		st := d.fileStatus(f, lines[i])
 		was := d.since[f.Name]
 		code := Code("")
@@ -63,7 +66,7 @@ func (d *decider) fileStatuses(now time.Time) []FileStatus {
 		}
 		since[f.Name] = was
 		st.Since = was.at
-		out[i] = st
+		out = append(out, st)
 	}
 	d.since = since
 	return out
@@ -92,6 +95,9 @@ func (d *decider) fileStatus(f *File, line *Action) FileStatus {
 	switch j := d.jobs[f.Volume]; {
 	case j != nil && j.file.Name == f.Name && f.Volume != "":
 		st.State = j.at()
+		if j.action.Kind == ActEarly && f.Held != nil { // it is not finished, whatever is done with it already
+			st.State, st.Problem = heldState(f.Held), f.Held
+		}
 		if total := j.total.Load(); total > 0 || st.State == StateStoring {
 			st.Progress = &Progress{Done: j.done.Load(), Total: total, Started: time.Unix(0, j.since.Load())}
 		}
@@ -100,6 +106,8 @@ func (d *decider) fileStatus(f *File, line *Action) FileStatus {
 	case line == nil && d.server.Problem != nil:
 		st.State, st.Problem = StateWaiting, d.server.Problem
 	case line == nil:
+	case line.Kind == ActEarly && f.Held != nil:
+		st.State, st.Problem = heldState(f.Held), f.Held
 	case line.Kind == ActHold:
 		st.State, st.Problem = heldState(line.Problem), line.Problem
 		if !line.NotBefore.IsZero() {

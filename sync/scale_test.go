@@ -273,7 +273,7 @@ func TestOddTimes(t *testing.T) {
 			}
 			r.until("it was looked at", func(s *Snapshot) bool {
 				f := fileIn(s, "same.iso")
-				return s.Totals.Scans > scans && f != nil && f.State == StatePresent && f.ID.Ino == inode(t, filepath.Join(r.folder, "same.iso"))
+				return s.Totals.Scans > scans && f != nil && f.State == StatePresent && f.ID.Ino == inodeOf(t, filepath.Join(r.folder, "same.iso"))
 			})
 			if n := r.remote.count("import"); n != sent {
 				t.Errorf("%d uploads of the same bytes", n-sent)
@@ -282,7 +282,7 @@ func TestOddTimes(t *testing.T) {
 	}
 }
 
-func inode(t *testing.T, path string) uint64 {
+func inodeOf(t *testing.T, path string) uint64 {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -41,6 +41,7 @@ type entry struct {
 	info    iso.Info
 	verdict error // what the probe said
 	passed  bool  // with this identity it was free to be imported once
+	expect  int64 // of an image that is still being written: bytes that it will have, at least; else 0
 	sums    sumsOf
 	held    *Problem
 	since   time.Time // of held
@@ -52,7 +53,7 @@ func (in *inbox) look(d *folder, e *entry) {
 	if in.odd(d, e) || e.phase == phaseProbed {
 		return
 	}
-	e.phase, e.trouble, e.soon = phaseNew, nil, false
+	e.phase, e.trouble, e.soon, e.expect = phaseNew, nil, false, 0
 	f, st, err := d.open(e.name)
 	if err != nil {
 		e.fail(err)
@@ -76,9 +77,9 @@ func (in *inbox) look(d *folder, e *entry) {
 	still := e.vouched || in.now.Sub(e.seen) >= in.cfg.SettleDelay
 	switch {
 	case lease == leaseBusy:
-		e.phase = phaseWriting
+		e.phase, e.expect = phaseWriting, in.expect(f, e.stat.id.Size)
 	case !still && (lease == leaseUnknown || !d.leases):
-		e.phase = phaseYoung
+		e.phase, e.expect = phaseYoung, in.expect(f, e.stat.id.Size)
 	default:
 		in.ask(f, e)
 	}
@@ -140,6 +141,10 @@ func (in *inbox) judge(e *entry) (held *Problem, next time.Time) {
 		}
 		return e.trouble, next
 	case phaseWriting:
+		// Most writers close soon after the last byte, and no event tells of that.
+		if in.now.Sub(e.seen) < growFresh {
+			return writingProblem(e.name), in.now.Add(min(growPoll, in.poll()))
+		}
 		return writingProblem(e.name), in.now.Add(in.poll())
 	case phaseYoung:
 		return in.youngProblem(e.name), e.seen.Add(in.cfg.SettleDelay)
@@ -228,7 +233,7 @@ func (in *inbox) judgeLists(e *entry) (held *Problem, next time.Time) {
 func (in *inbox) restart(e *entry, st entryStat) {
 	e.stat, e.seen, e.phase = st, in.now, phaseNew
 	e.vouched = in.vouchedFor(e.name, st.id)
-	e.trouble, e.soon, e.info, e.verdict, e.passed = nil, false, iso.Info{}, nil, false
+	e.trouble, e.soon, e.info, e.verdict, e.passed, e.expect = nil, false, iso.Info{}, nil, false, 0
 }
 
 // poll is how often a file is looked at that waits for something no event tells of.

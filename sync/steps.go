@@ -13,6 +13,7 @@ var stepsOf = map[ActionKind][]string{
 	ActMark:    {"marked", "present"},
 	ActDiscard: {"delete", "deleted"},
 	ActImport:  made,
+	ActEarly:   slices.Concat([]string{"open", "finished"}, made),
 	ActCopy:    made,
 	ActStage:   made,
 	ActSwap:    slices.Concat([]string{"delete", "deleted"}, made),

@@ -600,7 +600,7 @@ func TestSubmitWhileAway(t *testing.T) {
 	r.start()
 	r.until("away", func(s *Snapshot) bool { return s.Server.Problem != nil })
 	submit := func(name string, wait Wait) error {
-		draft, err := r.NewDraft()
+		draft, err := r.NewDraft("")
 		if err != nil {
 			t.Fatal(err)
 		}

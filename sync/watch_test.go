@@ -83,7 +83,7 @@ func TestWatchWakes(t *testing.T) {
 		{"we change its kind", func() error { return b.putNote("old.iso", "failed", "other") }, false},
 		{"we remove it", func() error { return b.dropNote("old.iso") }, false},
 		{"we write a draft", func() error { b.draft([]byte("x")); return nil }, false},
-		{"we accept a draft", func() error { _, err := b.accept(b.draft([]byte("x")), "d.iso"); return err }, true},
+		{"we accept a draft", func() error { _, err := b.acceptNow(b.draft([]byte("x")), "d.iso"); return err }, true},
 	} {
 		b.drain()
 		before := wakes.Load()

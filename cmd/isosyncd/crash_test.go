@@ -113,6 +113,21 @@ func flows() []flow {
 			},
 		},
 		{
+			// Its writer goes on when the first half is on its way, and not before: whatever dies meanwhile.
+			name: "early", before: func(*site) {},
+			change: func(s *site) {
+				w := s.writer("a.iso", imageB)
+				w.write(len(imageB) / 2)
+				go func() {
+					if w.until("early.open") {
+						w.write(len(imageB))
+					}
+					w.close()
+				}()
+			},
+			after: onlyGood,
+		},
+		{
 			name: "adopt", before: func(s *site) { s.foreign("a", imageB) },
 			change: func(s *site) { s.cp("a.iso", imageB) },
 			after:  onlyGood,
@@ -156,12 +171,12 @@ func (f *flow) points(t *testing.T, server *lxdtest.Server) []string {
 	s := newSite(t, server, f.args...)
 	defer s.clear()
 	f.before(s)
-	trace := filepath.Join(t.TempDir(), "trace")
+	began := len(s.traced())
 	f.change(s)
-	d := f.drive(s, "ISOSYNCD_FAILPOINT_TRACE="+trace)
+	d := f.drive(s)
 	f.after(s)
 	d.stop()
-	return traced(t, trace)
+	return once(s.traced()[began:])
 }
 
 // matrix knows which steps some process died at.
@@ -246,28 +261,23 @@ func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...s
 			after = oneOfBoth
 		}
 	}
-	trace := filepath.Join(t.TempDir(), "trace")
-	d := f.drive(s, "ISOSYNCD_FAILPOINT_TRACE="+trace)
+	began := len(s.traced())
+	d := f.drive(s)
 	after(s)
 	d.stop()
 	if got := s.volumes()["foreign"]; got.Description != foreign.Description || got.Incarnation() != foreign.Incarnation() {
 		t.Errorf("the volume of somebody else was touched: %+v", got)
 	}
 	s.clear()
-	for _, step := range traced(t, trace) {
+	for _, step := range once(s.traced()[began:]) {
 		if len(steps) == 1 && m.claim(step) {
 			t.Run("then "+step, func(t *testing.T) { f.dieAt(t, server, m, steps[0], step) })
 		}
 	}
 }
 
-// traced reads the steps that a daemon took, each once.
-func traced(t *testing.T, path string) []string {
-	b, err := os.ReadFile(path)
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	steps := strings.Fields(string(b))
-	slices.Sort(steps)
+// once sorts steps, and leaves each once.
+func once(steps []string) []string {
+	steps = slices.Sorted(slices.Values(steps))
 	return slices.Compact(steps)
 }

@@ -196,12 +196,22 @@ func (d *instance) heartConfig(conn *connection) isosync.Config {
 		Policy: isosync.Policy{
 			Replace: isosync.Replace(cfg.Replace), Prune: cfg.Prune, PruneDelay: cfg.PruneDelay,
 			RestoreDeleted: cfg.RestoreDeleted, Consume: cfg.Consume, RequireChecksum: cfg.RequireChecksum,
+			EarlyFrom: earlyFrom(cfg.EarlyUpload),
 		},
 		StatusFiles: isosync.StatusFiles(cfg.StatusFiles),
 		Log:         d.log.Logger,
 		Human:       d.human(),
 		Step:        failpoints(),
 	}
+}
+
+// earlyFrom is how large an image must be, in bytes, to be sent while it is still being written; 0 = none is. A smaller
+// one is finished before much of it is sent.
+func earlyFrom(setting string) int64 {
+	if setting == "off" {
+		return 0
+	}
+	return earlySize()
 }
 
 // human names images as osinfo-db does, where it is installed and knows them. It is read when the first image needs a

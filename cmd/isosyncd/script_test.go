@@ -174,8 +174,13 @@ var scriptCommands = map[string]func(*runner, []string) error{
 	},
 	// uploads N: this daemon sent so many images.
 	"uploads": func(r *runner, a []string) error {
-		log := r.daemon.log.String()
-		n := strings.Count(log, "msg=started operation=import") + strings.Count(log, "msg=started operation=stage")
+		n := 0
+		for _, step := range r.site.traced()[r.daemon.began:] {
+			switch step {
+			case "import.sent", "early.sent", "stage.sent":
+				n++
+			}
+		}
 		if strconv.Itoa(n) != a[0] {
 			return fmt.Errorf("it sent %d", n)
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	gosync "sync"
 	"syscall"
@@ -84,6 +85,18 @@ func newSite(t testing.TB, server *lxdtest.Server, args ...string) *site {
 	return s
 }
 
+// trace is where the daemons of the site write the steps that they take.
+func (s *site) trace() string { return filepath.Join(filepath.Dir(s.state), "trace") }
+
+// traced reads the steps that its daemons took, in their order; began of a process tells which are its own.
+func (s *site) traced() []string {
+	b, err := os.ReadFile(s.trace())
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
+	}
+	return strings.Fields(string(b))
+}
+
 func (s *site) control() string { return filepath.Join(filepath.Dir(s.state), "c.sock") }
 
 // process is a running isosyncd.
@@ -93,6 +106,8 @@ type process struct {
 	log  *logBuffer
 	done chan struct{}
 	err  error // once done
+
+	began int // steps that the site's daemons had taken before
 }
 
 // logBuffer collects what the daemon logs, and is read meanwhile.
@@ -121,9 +136,11 @@ func (s *site) run(env ...string) *process {
 		"--pool", "default", "--owner", owner, "--settle-delay", "200ms", "--scan-interval", "2s", "--refresh-interval", "2s",
 		"--control", s.control(), "--log-level", "debug",
 	}, s.args...)
-	d := &process{t: s.t, log: &logBuffer{}, done: make(chan struct{})}
+	d := &process{t: s.t, log: &logBuffer{}, done: make(chan struct{}), began: len(s.traced())}
 	d.cmd = exec.CommandContext(context.Background(), program(s.t), args...)
-	d.cmd.Env = append(append(os.Environ(), s.env...), env...)
+	// All images are sent early here, however small: so whatever is tested is tested with that as well.
+	d.cmd.Env = append(os.Environ(), "ISOSYNCD_EARLY_FROM=1", "ISOSYNCD_FAILPOINT_TRACE="+s.trace())
+	d.cmd.Env = append(append(d.cmd.Env, s.env...), env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
@@ -183,6 +200,48 @@ func (s *site) cp(name string, b []byte) {
 	if err := os.WriteFile(filepath.Join(s.folder, name), b, 0o644); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// slowWriter writes an image into the folder piece by piece, as a slow cp does.
+type slowWriter struct {
+	site *site
+	f    *os.File
+	data []byte
+	done int
+}
+
+func (s *site) writer(name string, data []byte) *slowWriter {
+	s.t.Helper()
+	f, err := os.Create(filepath.Join(s.folder, name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return &slowWriter{site: s, f: f, data: data}
+}
+
+// write goes on until so many bytes are there.
+func (w *slowWriter) write(upTo int) {
+	n, err := w.f.Write(w.data[w.done:upTo])
+	w.done += n
+	if err != nil {
+		w.site.t.Error(err)
+	}
+}
+
+func (w *slowWriter) close() {
+	if err := w.f.Close(); err != nil {
+		w.site.t.Error(err)
+	}
+}
+
+// until waits until a daemon of the site took a step; false = the test ended before.
+func (w *slowWriter) until(step string) bool {
+	for ctx := w.site.t.Context(); ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		if slices.Contains(w.site.traced(), step) {
+			return true
+		}
+	}
+	return false
 }
 
 // foreign makes a volume as somebody else would.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+
+	isosync "isosyncd/sync"
 )
 
 // failpoints kills this process with SIGKILL at the step that ISOSYNCD_FAILPOINT names: NAME, or NAME:n for the n-th
@@ -43,4 +45,12 @@ func appendLine(path, line string) error {
 		return err
 	}
 	return f.Close()
+}
+
+// earlySize is that of the release, or what ISOSYNCD_EARLY_FROM says, so that small images of tests are sent early too.
+func earlySize() int64 {
+	if n, err := strconv.ParseInt(os.Getenv("ISOSYNCD_EARLY_FROM"), 10, 64); err == nil {
+		return n
+	}
+	return isosync.EarlySize
 }
