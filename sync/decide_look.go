@@ -33,6 +33,7 @@ func (d *decider) scanner(ctx context.Context) {
 	for wanted := range d.scanReqs {
 		start := time.Now()
 		r := scanReport{scanResult: d.inbox.scan(ctx)}
+		r.took = time.Since(start) // status files are written once, and are no reason to look less often
 		for iso, at := range written {
 			if _, there := r.Notes[iso]; !there && r.Problem == nil && at.Before(start) {
 				r.gestures = append(r.gestures, iso)
@@ -43,7 +44,6 @@ func (d *decider) scanner(ctx context.Context) {
 		if r.Problem == nil && wanted != nil {
 			r.noteErr = d.writeNotes(wanted, r.Notes, written)
 		}
-		r.took = time.Since(start)
 		d.scans <- r
 	}
 }

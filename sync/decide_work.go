@@ -168,6 +168,7 @@ func (d *decider) takeResult(r result) {
 	j := r.job
 	delete(d.jobs, j.action.Volume)
 	d.occupy(j.action, -1)
+	d.flushDue.soon(now)
 	d.seq++
 	for name, v := range r.seen {
 		d.touched[name] = d.seq

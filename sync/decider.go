@@ -50,7 +50,7 @@ type decider struct {
 	tired   map[inode]bool // files whose early upload came to nothing: they wait until they are finished
 	since   map[string]sinceState
 
-	scanDue, listDue, planDue, publishDue pace
+	scanDue, listDue, planDue, publishDue, flushDue pace
 }
 
 // sinceState remembers when a file entered its state.
@@ -97,10 +97,11 @@ func newDecider(s *Syncer, spawn func(func())) *decider {
 		streams: make(chan bool),
 		spooled: map[string]bool{}, jobs: map[string]*job{}, busy: map[string]int{}, results: make(chan result),
 		stale: map[string]int{}, tired: map[inode]bool{}, since: map[string]sinceState{}, notes: map[string]note{},
-		scanDue:    pace{rest: 50 * time.Millisecond},
+		scanDue:    pace{rest: 20 * time.Millisecond},
 		listDue:    pace{rest: 250 * time.Millisecond},
 		planDue:    pace{rest: 20 * time.Millisecond},
 		publishDue: pace{rest: 100 * time.Millisecond},
+		flushDue:   pace{rest: 500 * time.Millisecond},
 	}
 }
 
@@ -175,6 +176,9 @@ func (d *decider) act(ctx context.Context, now time.Time) {
 	if d.publishDue.isDue(now) {
 		d.publish(now)
 	}
+	if d.flushDue.isDue(now) {
+		d.flush()
+	}
 }
 
 // next is when something is due again, if nothing happens before.
@@ -189,7 +193,23 @@ func (d *decider) next(now time.Time) time.Time {
 	sooner(d.listDue, d.listing)
 	sooner(d.planDue, false)
 	sooner(d.publishDue, false)
+	sooner(d.flushDue, false)
 	return next
+}
+
+// flush puts on the disk what the journal knows and may still forget.
+func (d *decider) flush() {
+	d.flushDue.due = time.Time{}
+	start := time.Now()
+	err := d.journal.flush()
+	if err != nil {
+		d.cfg.Log.Error("the journal cannot be written; what is known now is found out again after a restart", "err", err)
+	}
+	now := time.Now()
+	d.flushDue.ran(now, now.Sub(start))
+	if err != nil {
+		d.flushDue.at(now.Add(turn))
+	}
 }
 
 // drain lets the goroutines that have something to tell end: nobody listens any more.

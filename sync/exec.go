@@ -203,5 +203,6 @@ func (w *worker) digest(ctx context.Context, p *pinned, progress func(done int64
 	if bad != nil {
 		d.Bad = bad.Error()
 	}
-	return d, w.journal.putDigest(f.ID, d)
+	w.journal.putDigest(f.ID, d)
+	return d, nil
 }

@@ -101,18 +101,26 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, t transfer)
 	}
 	w.totals.sent(in.Size, w.now().Sub(time.Unix(0, w.job.since.Load())))
 	w.job.enter(StateStoring, 0, w.now())
-	if err := w.journal.update(name, setOperation(operation, "")); err != nil {
-		return "", "", err
+	told := len(hashed) == 0
+	if told { // the server is at work already, so a life that does not see the digest must know of the operation
+		if err := w.journal.update(name, setOperation(operation, "")); err != nil {
+			return "", "", err
+		}
+		w.step("sent")
 	}
-	w.step("sent")
-	if err := <-hashed; err != nil {
-		return "", "", err // the operation stays in the journal, without a digest: awaited, then discarded
+	if err = <-hashed; err == nil {
+		// The hash was perhaps done long before the last byte was sent: what was written in between is in the volume, not
+		// in the digest.
+		err = t.unchanged(digest)
 	}
-	// hash was done long before the last byte was sent: what was written in between is in the volume, not in the digest.
-	if err := t.unchanged(digest); err != nil {
-		return "", "", err // as above
+	if err != nil {
+		digest = "" // the operation is awaited then, and its volume discarded
 	}
-	return operation, digest, w.journal.update(name, setOperation(operation, digest))
+	err = errors.Join(err, w.journal.update(name, setOperation(operation, digest)))
+	if !told {
+		w.step("sent")
+	}
+	return operation, digest, err
 }
 
 func setOperation(operation, digest string) func(*Record) {
@@ -249,9 +257,9 @@ func (w *worker) mark(ctx context.Context, name string) error {
 	} else {
 		w.totals.imports.Add(1)
 	}
-	err := w.present(name, Presence{Digest: in.Digest, Incarnation: in.Incarnation, Source: in.Source, At: w.now()}, in.File)
+	w.present(name, Presence{Digest: in.Digest, Incarnation: in.Incarnation, Source: in.Source, At: w.now()}, in.File)
 	w.step("present")
-	return err
+	return nil
 }
 
 // describe sets a description, and looks that it stands on the very volume that it was meant for.
@@ -273,9 +281,10 @@ func (w *worker) describe(ctx context.Context, name, incarnation, description st
 	return nil
 }
 
-// present journals a good volume. Whatever was to be done about the name is done.
-func (w *worker) present(name string, p Presence, file string) error {
-	return w.journal.update(name, func(r *Record) { *r = Record{Volume: name, File: file, Present: &p} })
+// present journals a good volume. Whatever was to be done about the name is done. A life that does not know it yet is
+// told by the mark.
+func (w *worker) present(name string, p Presence, file string) {
+	w.journal.later(name, func(r *Record) { *r = Record{Volume: name, File: file, Present: &p} })
 }
 
 // noCopyFor is how long a pool is not asked to copy again after it failed to: Debian's Incus 6.0.4 cannot on btrfs.

@@ -100,6 +100,9 @@ type journal struct {
 	mu      gosync.RWMutex
 	records map[string]Record   // guarded by mu; by volume name
 	digests map[Identity]Digest // guarded by mu
+	// What is not on the disk yet: the next change of anything takes it along. guarded by mu
+	lateRecords map[string]bool
+	lateDigests map[Identity]bool
 }
 
 // ErrLocked says that another process uses the state directory.
@@ -139,7 +142,10 @@ func loadJournal(path string, readOnly bool) (j *journal, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j = &journal{db: db, records: map[string]Record{}, digests: map[Identity]Digest{}}
+	j = &journal{
+		db: db, records: map[string]Record{}, digests: map[Identity]Digest{},
+		lateRecords: map[string]bool{}, lateDigests: map[Identity]bool{},
+	}
 	if !readOnly {
 		err = db.Update(func(tx *bbolt.Tx) error {
 			for _, b := range [][]byte{bucketRecords, bucketDigests, bucketMeta} {
@@ -201,7 +207,7 @@ func (j *journal) load(tx *bbolt.Tx) error {
 	})
 }
 
-func (j *journal) close() error { return j.db.Close() }
+func (j *journal) close() error { return errors.Join(j.flush(), j.db.Close()) }
 
 // read lends the records and digests to f, which must not keep or change them.
 func (j *journal) read(f func(records map[string]Record, digests map[Identity]Digest)) {
@@ -232,25 +238,76 @@ func (j *journal) updateAll(changes map[string]func(*Record)) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	changed := make(map[string]Record, len(changes))
+	changed := j.changed(changes)
+	if err := j.commit(changed); err != nil {
+		return err
+	}
+	j.take(changed)
+	return nil
+}
+
+// later changes one record at once, and has it on the disk with the next change of anything, or flush. It is for what
+// the server tells again after a crash: an fsync for each image is most of the time that a small one takes.
+func (j *journal) later(volume string, change func(*Record)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.take(j.changed(map[string]func(*Record){volume: change}))
+	j.lateRecords[volume] = true
+}
+
+// changed applies changes to copies.
+func (j *journal) changed(changes map[string]func(*Record)) map[string]Record {
+	out := make(map[string]Record, len(changes))
+	for volume, change := range changes {
+		r := j.records[volume]
+		r.Volume = volume
+		change(&r)
+		out[volume] = r
+	}
+	return out
+}
+
+func (j *journal) take(changed map[string]Record) {
+	for volume, r := range changed {
+		if r.empty() {
+			delete(j.records, volume)
+		} else {
+			j.records[volume] = r
+		}
+	}
+}
+
+// flush puts on the disk what later and putDigest left.
+func (j *journal) flush() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.lateRecords)+len(j.lateDigests) == 0 {
+		return nil
+	}
+	return j.commit(nil)
+}
+
+// commit puts records on the disk, and with them what is late; mu is held.
+func (j *journal) commit(records map[string]Record) error {
 	err := j.db.Update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(bucketRecords)
-		for volume, change := range changes {
-			r := j.records[volume]
-			r.Volume = volume
-			change(&r)
-			changed[volume] = r
-			if r.empty() {
-				if err := b.Delete([]byte(volume)); err != nil {
+		for volume := range j.lateRecords {
+			if _, newer := records[volume]; !newer {
+				if err := putRecord(tx, volume, j.records[volume]); err != nil {
 					return err
 				}
-				continue
 			}
-			v, err := json.Marshal(r)
-			if err != nil {
+		}
+		for volume, r := range records {
+			if err := putRecord(tx, volume, r); err != nil {
 				return err
 			}
-			if err := b.Put([]byte(volume), v); err != nil {
+		}
+		for id := range j.lateDigests {
+			v, err := json.Marshal(j.digests[id])
+			if err == nil {
+				err = tx.Bucket(bucketDigests).Put(encodeIdentity(id), v)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -259,14 +316,23 @@ func (j *journal) updateAll(changes map[string]func(*Record)) error {
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	for volume, r := range changed {
-		if r.empty() {
-			delete(j.records, volume)
-		} else {
-			j.records[volume] = r
-		}
-	}
+	clear(j.lateRecords)
+	clear(j.lateDigests)
 	return nil
+}
+
+// putRecord writes a record, or drops one that says nothing.
+func putRecord(tx *bbolt.Tx, volume string, r Record) error {
+	r.Volume = volume
+	b := tx.Bucket(bucketRecords)
+	if r.empty() {
+		return b.Delete([]byte(volume))
+	}
+	v, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(volume), v)
 }
 
 // empty reports that a record says nothing.
@@ -279,21 +345,12 @@ func (j *journal) digest(id Identity) (Digest, bool) {
 	return d, ok
 }
 
-func (j *journal) putDigest(id Identity, d Digest) error {
+// putDigest remembers a digest at once, and has it on the disk as later has: what is lost is found out again.
+func (j *journal) putDigest(id Identity, d Digest) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	err := j.db.Update(func(tx *bbolt.Tx) error {
-		v, err := json.Marshal(d)
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(bucketDigests).Put(encodeIdentity(id), v)
-	})
-	if err != nil {
-		return fmt.Errorf("journal digest: %w", err)
-	}
 	j.digests[id] = d
-	return nil
+	j.lateDigests[id] = true
 }
 
 // keepDigests forgets those of files that are not there any more. It is cheap when there are none.
@@ -322,6 +379,7 @@ func (j *journal) keepDigests(there map[Identity]bool) error {
 	}
 	for _, id := range gone {
 		delete(j.digests, id)
+		delete(j.lateDigests, id)
 	}
 	return nil
 }

@@ -629,3 +629,64 @@ func TestSubmitWhileAway(t *testing.T) {
 		return len(names) == 1
 	})
 }
+
+// TestJournalLater: what is told later counts at once, is on the disk with the next change of anything else, and at the
+// latest when the journal is closed; a crash before loses just that.
+func TestJournalLater(t *testing.T) {
+	dir := t.TempDir()
+	id := Identity{Ino: 7, Size: 1}
+	open := func() *journal {
+		j, moved, err := openJournal(dir)
+		if err != nil || moved != "" {
+			t.Fatal(moved, err)
+		}
+		return j
+	}
+	has := func(j *journal, what string, want bool) {
+		t.Helper()
+		_, digest := j.digest(id)
+		if present := j.record("a").Present != nil; present != want || digest != want {
+			t.Errorf("%s: present %v, digest %v, want %v", what, present, digest, want)
+		}
+	}
+	tell := func(j *journal) {
+		j.later("a", func(r *Record) { r.Present = &Presence{Digest: "x"} })
+		j.putDigest(id, Digest{SHA256: "x"})
+		has(j, "told", true)
+	}
+	crash := func(j *journal) {
+		if err := j.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := open()
+	if err := j.update("a", func(r *Record) { r.Adopt = true }); err != nil {
+		t.Fatal(err)
+	}
+	tell(j)
+	crash(j)
+	j = open()
+	has(j, "a crash", false)
+	tell(j)
+	if err := j.update("b", func(r *Record) { r.Adopt = true }); err != nil {
+		t.Fatal(err)
+	}
+	crash(j)
+	j = open()
+	has(j, "a crash after another change", true)
+	j.later("a", func(r *Record) { *r = Record{} })
+	if err := j.keepDigests(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+	j = open()
+	has(j, "forgotten, and closed", false)
+	if !j.record("b").Adopt {
+		t.Error("the other record is gone")
+	}
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+}
