@@ -55,7 +55,7 @@ func (p *Pool) importStream(ctx context.Context, op, name string, s *inflow) (op
 		return "", fmt.Errorf("%s: %w", op, err)
 	}
 	p.dressImport(req, name, -1)
-	// Without this net/http sends the body also to a server that answered before it wanted one.
+	// Without this net/http reads the body also for a server that answered before it wanted one.
 	req.Close = true
 	// A connection of its own cannot be one that the server just closed.
 	over := p.client.transport.Clone()
@@ -75,7 +75,8 @@ func (p *Pool) importStream(ctx context.Context, op, name string, s *inflow) (op
 		return "", &Error{Op: op, Status: http.StatusBadRequest, Message: errEmpty.Error()}
 	case srcErr != nil && !isCause(ctx, srcErr):
 		return "", fmt.Errorf("%s: %w", op, srcErr)
-	case err != nil:
+	case err != nil || !whole && (ctx.Err() != nil || ours.Err() != nil):
+		// Over TLS a server may still get in a word about the body that was just cut.
 		return "", brokenOff(ctx, ours, op, err)
 	}
 	env, err := readEnvelope(ctx, op, resp)

@@ -194,15 +194,20 @@ func (w *worker) digest(ctx context.Context, p *pinned, progress func(done int64
 	if err != nil && !errors.As(err, &bad) {
 		return Digest{}, err
 	}
-	if err := p.check(); err != nil {
-		return Digest{}, err
-	}
-	w.totals.hashed(f.ID.Size, w.now().Sub(start))
 	d := Digest{SHA256: sums["sha256"], Others: sums}
 	delete(d.Others, "sha256")
 	if bad != nil {
 		d.Bad = bad.Error()
 	}
-	w.journal.putDigest(f.ID, d)
+	return w.digested(p, d, start)
+}
+
+// digested remembers a digest, if the file is still the one that it was taken of.
+func (w *worker) digested(p *pinned, d Digest, start time.Time) (Digest, error) {
+	if err := p.check(); err != nil {
+		return Digest{}, err
+	}
+	w.totals.hashed(w.file.ID.Size, w.now().Sub(start))
+	w.journal.putDigest(w.file.ID, d)
 	return d, nil
 }

@@ -66,22 +66,60 @@ func (w *worker) early(ctx context.Context) error {
 	}
 	w.step("finished")
 	g.finish(w.file.ID.Size)
+	all := make(chan struct{}) // closed when all was sent
 	var sent bool
-	err = w.importBy(ctx, name, func(ctx context.Context, _ *pinned) (string, error) {
-		sent = true
-		g.release()
-		select {
-		case err := <-ended:
-			if err == nil && size != w.file.ID.Size {
-				err = changed(w.file.Name)
+	err = w.importBy(ctx, name, source{
+		send: func(ctx context.Context, _ *pinned) (string, error) {
+			sent = true
+			g.release()
+			select {
+			case err := <-ended:
+				if err == nil && size != w.file.ID.Size {
+					err = changed(w.file.Name)
+				}
+				if err == nil {
+					close(all)
+				}
+				return operation, err
+			case <-ctx.Done():
+				return "", over(context.Cause(ctx))
 			}
-			return operation, err
-		case <-ctx.Done():
-			return "", over(context.Cause(ctx))
-		}
-	}, func(digest string) bool { return g.sum() == digest })
+		},
+		digest: func(ctx context.Context, p *pinned) (Digest, error) {
+			select {
+			case <-all:
+				return w.witnessed(ctx, g.given(), p)
+			case <-ctx.Done():
+				return Digest{}, ctx.Err()
+			}
+		},
+	})
 	if !sent {
 		return over(err)
 	}
 	return err
+}
+
+// witnessed is the digest of what was sent, if the finished file is exactly that.
+func (w *worker) witnessed(ctx context.Context, sent *witness, p *pinned) (Digest, error) {
+	sent.end()
+	if len(w.file.Sums) > 0 || w.file.Info.Sum != nil {
+		// Lists and the image itself may speak of other digests, and of parts: they are asked as always.
+		d, err := w.digest(ctx, p, nil)
+		if err == nil && d.SHA256 != sent.sum() {
+			err = changed(w.file.Name)
+		}
+		return d, err
+	}
+	start := w.now()
+	same, err := sent.same(ctx, p.File)
+	switch {
+	case ctx.Err() != nil:
+		return Digest{}, ctx.Err()
+	case err != nil:
+		return Digest{}, readProblem(w.file.Name, err)
+	case !same || sent.size != w.file.ID.Size:
+		return Digest{}, changed(w.file.Name)
+	}
+	return w.digested(p, Digest{SHA256: sent.sum()}, start)
 }

@@ -12,32 +12,43 @@ import (
 // This file makes volumes. The order of its steps is the heart's promise: intent, bytes, operation, its end seen, mark.
 // A volume without a mark is never taken for good, and nothing is marked whose operation we did not see succeed.
 
-// importFile sends the job's file as volume name, which is the volume itself or its stage.
-func (w *worker) importFile(ctx context.Context, name string) error {
-	return w.importBy(ctx, name, func(ctx context.Context, p *pinned) (string, error) {
-		return w.remote.Import(ctx, name, p.File, w.file.ID.Size, w.job.done.Store)
-	}, nil)
+// source is how the bytes of the job's file are had: sent, and digested beside that.
+type source struct {
+	send   func(ctx context.Context, p *pinned) (operation string, err error)
+	digest func(ctx context.Context, p *pinned) (Digest, error)
 }
 
-// importBy makes a volume of the job's file, whose bytes send gets to the server. same, if not nil, is asked when all
-// was sent and hashed, whether what was sent has that digest.
-func (w *worker) importBy(ctx context.Context, name string, send func(context.Context, *pinned) (operation string, err error),
-	same func(digest string) bool,
-) error {
+// importFile sends the job's file as volume name, which is the volume itself or its stage.
+func (w *worker) importFile(ctx context.Context, name string) error {
+	return w.importBy(ctx, name, source{
+		send: func(ctx context.Context, p *pinned) (string, error) {
+			return w.remote.Import(ctx, name, p.File, w.file.ID.Size, w.job.done.Store)
+		},
+		digest: func(ctx context.Context, p *pinned) (Digest, error) { return w.digest(ctx, p, nil) },
+	})
+}
+
+func (w *worker) importBy(ctx context.Context, name string, by source) error {
 	f := w.file
 	in := Intent{Kind: IntentImport, File: f.Name, Human: w.human(f.Info), Source: f.ID, Size: f.ID.Size, At: w.now()}
 	var operation, digest string
 	err := w.withSource(ctx, func(ctx context.Context, p *pinned) error {
 		var err error
 		operation, digest, err = w.upload(ctx, name, in, transfer{
-			send: func(ctx context.Context) (string, error) { return send(ctx, p) },
-			hash: func(ctx context.Context) (string, error) { return w.vouch(ctx, p) },
-			unchanged: func(digest string) error {
-				if same != nil && !same(digest) {
-					return changed(f.Name)
+			send: func(ctx context.Context) (string, error) { return by.send(ctx, p) },
+			hash: func(ctx context.Context) (string, error) {
+				d, err := by.digest(ctx, p)
+				switch {
+				case err != nil:
+					return "", err
+				case w.action.Digest != "" && d.SHA256 != w.action.Digest:
+					return "", changed(f.Name)
+				case disagree(&f, d) != nil:
+					return "", errStale // the plan holds it, now that the journal has the digest
 				}
-				return p.check()
+				return d.SHA256, nil
 			},
+			unchanged: p.check,
 		})
 		if errors.Is(err, lxd.ErrSource) { // no fault of the server's: it shrank, or the disk is bad
 			err = errors.Join(p.check(), err)
@@ -50,25 +61,11 @@ func (w *worker) importBy(ctx context.Context, name string, send func(context.Co
 	return w.commit(ctx, name, operation, digest, in.Size)
 }
 
-// vouch takes the digest of the job's file, and refuses one that the plan would not import.
-func (w *worker) vouch(ctx context.Context, p *pinned) (digest string, err error) {
-	d, err := w.digest(ctx, p, nil)
-	switch {
-	case err != nil:
-		return "", err
-	case w.action.Digest != "" && d.SHA256 != w.action.Digest:
-		return "", changed(w.file.Name)
-	case disagree(&w.file, d) != nil:
-		return "", errStale // the plan holds it, now that the journal has the digest
-	}
-	return d.SHA256, nil
-}
-
 // transfer is how the bytes of an image get to the server.
 type transfer struct {
 	send      func(ctx context.Context) (operation string, err error)
 	hash      func(ctx context.Context) (digest string, err error) // reads the same bytes beside it, and vouches for them
-	unchanged func(digest string) error                            // asked when both are done: did they read the same?
+	unchanged func() error                                         // asked when both are done: did they read the same?
 }
 
 // upload sends in.Size bytes as volume name. Sending and hashing go on side by side; whichever fails ends the other. It
@@ -111,7 +108,7 @@ func (w *worker) upload(ctx context.Context, name string, in Intent, t transfer)
 	if err = <-hashed; err == nil {
 		// The hash was perhaps done long before the last byte was sent: what was written in between is in the volume, not
 		// in the digest.
-		err = t.unchanged(digest)
+		err = t.unchanged()
 	}
 	if err != nil {
 		digest = "" // the operation is awaited then, and its volume discarded

@@ -125,7 +125,7 @@ func (w *worker) fromSpool(ctx context.Context, in Intent) error {
 			}
 			return sums["sha256"], err
 		},
-		unchanged: func(string) error { return nil }, // nobody else writes to the spool
+		unchanged: func() error { return nil }, // nobody else writes to the spool
 	})
 	if err != nil {
 		return err

@@ -1,11 +1,8 @@
 package sync
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	gosync "sync"
@@ -27,14 +24,14 @@ var errIdle = fmt.Errorf("nothing was written for %v", growIdle)
 
 // growing reads a file from its start while somebody writes it: never behind its end, and never into a hole, which may
 // be filled later. There it waits. It ends only after finish has said how long the file is, and release that all of it
-// counts; and it knows the SHA-256 of exactly what it gave, whatever became of the file meanwhile.
+// counts; and it is the witness of exactly what it gave, whatever became of the file meanwhile.
 //
 // Only one goroutine may read; the rest may be called from any.
 type growing struct {
 	io    gosync.Mutex // a request that was given up may still read for a moment
 	file  *os.File     // guarded by io; its offset is used
 	at    int64        // guarded by io; of the reader
-	heard *pipeHash    // guarded by io
+	heard *witness     // guarded by io
 	over  bool         // guarded by io
 
 	mu       gosync.Mutex
@@ -47,7 +44,7 @@ type growing struct {
 
 // newGrowing takes f over; close releases it.
 func newGrowing(f *os.File) *growing {
-	return &growing{file: f, heard: newPipeHash(), size: -1, told: make(chan struct{}), stop: make(chan struct{})}
+	return &growing{file: f, heard: newWitness(), size: -1, told: make(chan struct{}), stop: make(chan struct{})}
 }
 
 // finish says that nobody writes the file any more, and how many bytes it has.
@@ -70,16 +67,16 @@ func (g *growing) abandon() { g.once.Do(func() { close(g.stop) }) }
 // close releases the file. Whoever reads gets errStale.
 func (g *growing) close() {
 	g.abandon()
-	_ = g.sum()
+	g.given().end()
 	_ = g.file.Close() // read only
 }
 
-// sum is the SHA-256, in lower-case hex, of what was read. Nothing can be read any more.
-func (g *growing) sum() string {
+// given is the witness of what was read. Nothing can be read any more.
+func (g *growing) given() *witness {
 	g.io.Lock()
 	defer g.io.Unlock()
 	g.over = true
-	return g.heard.sum()
+	return g.heard
 }
 
 // Read gives what is there; it waits until that is a decent piece, or for a moment. The error is io.EOF, errIdle, a
@@ -161,46 +158,4 @@ func (g *growing) take(p []byte, size, least int64) (n int, end bool, err error)
 		return 0, false, changed(g.file.Name())
 	}
 	return 0, false, readProblem(g.file.Name(), err)
-}
-
-// pipeHash takes a SHA-256 beside whoever gives it the bytes.
-type pipeHash struct {
-	empty, full chan []byte
-	hash        hash.Hash
-	done        chan struct{}
-	once        gosync.Once
-}
-
-func newPipeHash() *pipeHash {
-	h := &pipeHash{
-		empty: make(chan []byte, hashBuffers), full: make(chan []byte, hashBuffers), hash: sha256.New(), done: make(chan struct{}),
-	}
-	for range hashBuffers {
-		h.empty <- make([]byte, 0, hashBuffer)
-	}
-	go func() {
-		defer close(h.done)
-		for b := range h.full {
-			_, _ = h.hash.Write(b) // never fails
-			h.empty <- b[:0]
-		}
-	}()
-	return h
-}
-
-// write copies p, and returns before it is hashed.
-func (h *pipeHash) write(p []byte) {
-	for len(p) > 0 {
-		b := <-h.empty
-		n := copy(b[:cap(b)], p)
-		h.full <- b[:n]
-		p = p[n:]
-	}
-}
-
-// sum ends it. It may be asked for again.
-func (h *pipeHash) sum() string {
-	h.once.Do(func() { close(h.full) })
-	<-h.done
-	return hex.EncodeToString(h.hash.Sum(nil))
 }
