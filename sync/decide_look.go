@@ -325,7 +325,7 @@ func (d *decider) follow(ctx context.Context, remote Remote) {
 			case e.Type == "connected":
 				tell(true)
 			case concerns(e):
-				d.Refresh()
+				wake(d.hints)
 			}
 		})
 		if ctx.Err() != nil {

@@ -131,6 +131,8 @@ func (d *decider) loop(ctx context.Context) error {
 			d.scanDue.soon(time.Now())
 		case <-d.wakeList:
 			d.listDue.soon(time.Now())
+		case <-d.hints:
+			d.hint(time.Now())
 		case r := <-d.scans:
 			d.takeScan(r)
 		case r := <-d.lists:
@@ -143,6 +145,18 @@ func (d *decider) loop(ctx context.Context) error {
 			f(d)
 		}
 	}
+}
+
+// ownEcho is how long the list waits for what workers change: they tell themselves what they did.
+const ownEcho = 2 * time.Second
+
+// hint takes an event that may concern us: a list of very many volumes takes the server seconds, and while images go
+// there nearly all events tell of them.
+func (d *decider) hint(now time.Time) {
+	if len(d.jobs) > 0 {
+		now = now.Add(ownEcho)
+	}
+	d.listDue.soon(now)
 }
 
 // open takes up what an earlier life left.

@@ -177,12 +177,41 @@ func (w *worker) intend(name string, in Intent) error {
 	return err
 }
 
+// quickSize is how large an image may be, in bytes, that is marked without another look at its volume: to ask for a
+// volume takes a server as long as to store one of a megabyte.
+const quickSize = 1 << 20
+
 // commit waits for the operation and marks the volume.
 func (w *worker) commit(ctx context.Context, name, operation, digest string, size int64) error {
-	if err := w.finish(ctx, name, operation, digest, size); err != nil {
+	start := w.now()
+	err := w.remote.Wait(ctx, operation)
+	if in := w.journal.record(name).Intent; err == nil && digest != "" && size <= quickSize && in != nil && in.Kind == IntentImport {
+		w.totals.stored(w.now().Sub(start))
+		return w.markNow(ctx, name, in)
+	}
+	if err := w.finish(ctx, name, digest, size, err); err != nil {
 		return err
 	}
+	w.totals.stored(w.now().Sub(start))
 	return w.mark(ctx, name)
+}
+
+// markNow marks a volume whose operation was seen to succeed a moment ago. The next list tells its incarnation; if this
+// life ends before the mark is there, the operation in the journal leads to it, or else the image is sent again.
+func (w *worker) markNow(ctx context.Context, name string, in *Intent) error {
+	v := lxd.Volume{Name: name, ContentType: "iso", Size: in.Size, CreatedAt: w.now()}
+	m := Mark{Owner: w.owner, SHA256: in.Digest, File: in.File}
+	v.Description = m.Describe(in.Human)
+	err := w.remote.Describe(ctx, name, v.Description)
+	if errors.Is(err, lxd.ErrNotFound) {
+		return errStale
+	}
+	if err != nil {
+		return err
+	}
+	w.seen[name] = &v
+	w.marked(name, in, v.Incarnation())
+	return nil
 }
 
 // await learns how an operation of ours ended that an earlier attempt, or an earlier life, did not see the end of.
@@ -193,14 +222,15 @@ func (w *worker) await(ctx context.Context) error {
 		return errStale
 	}
 	w.job.enter(StateStoring, 0, w.now())
-	return w.commit(ctx, name, in.Operation, in.Digest, in.Size)
+	if err := w.finish(ctx, name, in.Digest, in.Size, w.remote.Wait(ctx, in.Operation)); err != nil {
+		return err
+	}
+	return w.mark(ctx, name)
 }
 
-// finish waits for the operation that makes a volume and journals what is known then: seen, void, or nothing. digest
+// finish journals what is known when the operation that makes a volume ended, with err: seen, void, or nothing. digest
 // may be empty: then nobody vouches for the bytes, and the next plan discards the volume.
-func (w *worker) finish(ctx context.Context, name, operation, digest string, size int64) error {
-	start := w.now()
-	err := w.remote.Wait(ctx, operation)
+func (w *worker) finish(ctx context.Context, name, digest string, size int64, err error) error {
 	var no *lxd.Error
 	failed := errors.As(err, &no) && no.InOp
 	if err != nil && !failed && !errors.Is(err, lxd.ErrUnknown) || ctx.Err() != nil {
@@ -230,7 +260,6 @@ func (w *worker) finish(ctx context.Context, name, operation, digest string, siz
 	if jerr != nil {
 		return jerr
 	}
-	w.totals.stored(w.now().Sub(start))
 	w.step("seen")
 	if err == nil && !whole {
 		return errStale
@@ -248,15 +277,20 @@ func (w *worker) mark(ctx context.Context, name string) error {
 	if err := w.describe(ctx, name, in.Incarnation, m.Describe(in.Human)); err != nil {
 		return err
 	}
+	w.marked(name, in, in.Incarnation)
+	return nil
+}
+
+// marked ends what an intent began.
+func (w *worker) marked(name string, in *Intent, incarnation string) {
 	w.step("marked")
 	if in.Kind == IntentCopy {
 		w.totals.copies.Add(1)
 	} else {
 		w.totals.imports.Add(1)
 	}
-	w.present(name, Presence{Digest: in.Digest, Incarnation: in.Incarnation, Source: in.Source, At: w.now()}, in.File)
+	w.present(name, Presence{Digest: in.Digest, Incarnation: incarnation, Source: in.Source, At: w.now()}, in.File)
 	w.step("present")
-	return nil
 }
 
 // describe sets a description, and looks that it stands on the very volume that it was meant for.

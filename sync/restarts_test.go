@@ -79,7 +79,7 @@ func TestServerRestarts(t *testing.T) {
 		var once gosync.Once
 		kill := func() { once.Do(func() { s.Kill(); close(killed) }) }
 		seed := seedOf(t)
-		sectors := 512
+		sectors := 600 // more than quickSize: every step is there
 		if s.Real() {
 			sectors = 16 << 10 // 32 MiB, so that there is a while to be killed in
 		}

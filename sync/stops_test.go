@@ -77,7 +77,7 @@ func TestStopAtEachStep(t *testing.T) {
 		s := lxdtest.Store(t)
 		b := newBench(t, s, 0, func(c *Config) { c.Policy = row.policy })
 		seed := seedOf(t)
-		old, data := image(64, seed), image(64, seed+1)
+		old, data := image(600, seed), image(600, seed+1)
 		if row.first {
 			b.start()
 			b.drop("a.iso", old)

@@ -33,6 +33,7 @@ type Syncer struct {
 	stopped  chan struct{} // closed when Run returns
 	wakeScan chan struct{} // 1-buffered, like wakeList: many hints are one
 	wakeList chan struct{}
+	hints    chan struct{} // likewise: somebody, perhaps we, changed something on the server
 }
 
 // New opens the state directory. It does no I/O on folder or server; ErrLocked if another process has the directory.
@@ -64,6 +65,7 @@ func New(cfg Config) (*Syncer, error) {
 		stopped:  make(chan struct{}),
 		wakeScan: make(chan struct{}, 1),
 		wakeList: make(chan struct{}, 1),
+		hints:    make(chan struct{}, 1),
 	}
 	s.snapshot.Store(&Snapshot{At: time.Now(), Folder: cfg.Folder, Owner: cfg.Owner, next: make(chan struct{})})
 	return s, nil
