@@ -68,7 +68,7 @@ func (s *Store) importVolume(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	n, err := receive(tmp, r.Body)
+	n, err := receive(tmp, r.Body, r.ContentLength)
 	if err == nil && n == 0 {
 		err = refuse(http.StatusBadRequest, "Size cannot be zero")
 	}
@@ -99,10 +99,13 @@ func (s *Store) room(pool string, size int64) error {
 	return nil
 }
 
-// receive copies a body to a file. net/http makes an error of a body that is shorter than it said, and of a chunked
-// one without its last chunk.
-func receive(f *os.File, body io.Reader) (int64, error) {
-	buf := make([]byte, copyBuffer)
+// receive copies a body, of which size bytes are announced (-1 = nothing is), to a file. net/http makes an error of a body
+// that is shorter than it said, and of a chunked one without its last chunk.
+func receive(f *os.File, body io.Reader, size int64) (int64, error) {
+	if size < 0 {
+		size = copyBuffer
+	}
+	buf := make([]byte, min(copyBuffer, max(size, 4<<10)))
 	var n int64
 	for {
 		m, err := fill(body, buf)

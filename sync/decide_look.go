@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,7 +107,12 @@ func (d *decider) takeScan(r scanReport) {
 	if r.Problem != nil {
 		r.Files = d.scan.Files // the last that were seen; nothing is concluded from them
 	}
+	same := d.told && r.unchanged(&d.scan.scanResult) && len(r.gestures) == 0
 	d.scan = r
+	if same {
+		d.confirm(now)
+		return
+	}
 	d.scanned = true
 	d.forgetTired()
 	if r.Problem == nil {
@@ -122,6 +129,12 @@ func (d *decider) takeScan(r scanReport) {
 		d.forgive(iso)
 	}
 	d.changed()
+}
+
+// unchanged reports that a scan saw what another one did. The inbox makes new files only of what changed.
+func (r *scanResult) unchanged(old *scanResult) bool {
+	return r.Problem == nil && old.Problem == nil && r.Folder == old.Folder && len(r.Drafts)+len(old.Drafts) == 0 &&
+		len(r.Files) == len(old.Files) && (len(r.Files) == 0 || &r.Files[0] == &old.Files[0])
 }
 
 // knowFolder compares the folder with the one that the journal knows. The first one is known from then on; a folder that
@@ -211,9 +224,9 @@ func (d *decider) takeList(ctx context.Context, r listReport) {
 		d.server.Driver, d.server.Project = r.remote.Driver(), r.remote.Project()
 		d.spawn(func() { d.follow(ctx, r.remote) })
 	}
-	defer d.changed()
 	if r.err != nil {
 		d.away(r.err)
+		d.changed()
 		return
 	}
 	d.listDue.at(now.Add(d.cfg.RefreshInterval))
@@ -222,13 +235,19 @@ func (d *decider) takeList(ctx context.Context, r listReport) {
 		d.server.Online, d.server.Problem, d.server.Since = true, nil, now
 	}
 	d.tries = 0
+	same := d.told && !d.listed.IsZero() && d.server.Space == r.space && d.space == r.space && d.limits == r.limits
 	d.listed, d.server.Listed = now, now
 	d.space, d.server.Space, d.limits = r.space, r.space, r.limits
-	d.merge(r)
+	if d.merge(r) || !same {
+		d.changed()
+	} else {
+		d.confirm(now)
+	}
 }
 
 // merge takes a list in, but for volumes that a worker told of, or is at, since the list began: those are known better.
-func (d *decider) merge(r listReport) {
+// It reports whether anything changed by it.
+func (d *decider) merge(r listReport) (changed bool) {
 	volumes := make(map[string]lxd.Volume, len(r.volumes))
 	for _, v := range r.volumes {
 		volumes[v.Name] = v
@@ -253,7 +272,12 @@ func (d *decider) merge(r listReport) {
 			delete(d.touched, name)
 		}
 	}
+	changed = !maps.EqualFunc(volumes, d.volumes, func(a, b lxd.Volume) bool {
+		return a.Name == b.Name && a.ContentType == b.ContentType && a.Size == b.Size && a.Description == b.Description &&
+			a.Location == b.Location && a.UUID == b.UUID && a.CreatedAt.Equal(b.CreatedAt) && slices.Equal(a.UsedBy, b.UsedBy)
+	})
 	d.volumes = volumes
+	return changed
 }
 
 // away notes that the server does not answer as it should. It is one condition, not one failure for each file: the

@@ -78,7 +78,7 @@ func feed(ctx context.Context, f *os.File, size int64, sinks []io.Writer, progre
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	empty := make(chan []byte, hashBuffers)
-	for range hashBuffers {
+	for range min(hashBuffers, size/hashBuffer+1) {
 		empty <- make([]byte, min(hashBuffer, max(size, 1)))
 	}
 	full := make(chan chunk, hashBuffers)

@@ -36,6 +36,16 @@ func (d *decider) publish(now time.Time) {
 	}
 }
 
+// confirm makes a snapshot that differs from the last one only in how new it is.
+func (d *decider) confirm(now time.Time) {
+	old := d.snapshot.Load()
+	s := *old
+	s.At, s.Server.Listed, s.Server.Space = now, d.server.Listed, d.space
+	s.Totals, s.next = d.totals.totals(), make(chan struct{})
+	d.snapshot.Store(&s)
+	close(old.next)
+}
+
 func (d *decider) fileStatuses(now time.Time) []FileStatus {
 	files := d.files
 	if d.plan == nil {

@@ -34,7 +34,8 @@ type instance struct {
 	reload  func() (*config.Loaded, error)
 	hangups <-chan os.Signal
 
-	pool atomic.Pointer[lxd.Pool] // that was dialled last; the mount reads images back by it
+	known func()                   // reads osinfo-db, unless it was read; set by heartConfig
+	pool  atomic.Pointer[lxd.Pool] // that was dialled last; the mount reads images back by it
 }
 
 // run is the order of start; stop is its reverse. It returns nil after an orderly stop.
@@ -134,6 +135,7 @@ func (d *instance) serve(ctx context.Context, heart *isosync.Syncer, conn *conne
 func (d *instance) ready() {
 	d.log.Info("ready")
 	d.notify.tell(daemon.SdNotifyReady)
+	go d.known()
 }
 
 // showMount mounts, and serves the mount until ctx ends.
@@ -214,9 +216,9 @@ func earlyFrom(setting string) int64 {
 	return earlySize()
 }
 
-// human names images as osinfo-db does, where it is installed and knows them. It is read when the first image needs a
-// name: that takes a second, and some memory.
-func (d *instance) human() func(iso.Info) string {
+// human names images as osinfo-db does, where it is installed and knows them. To read it takes up to a second: known is
+// for whoever has the time, so that the first image does not wait for it.
+func (d *instance) human() (describe func(iso.Info) string) {
 	db := gosync.OnceValue(func() *iso.OSDB {
 		db, err := iso.LoadOSDB(osinfoDir)
 		if err != nil {
@@ -224,6 +226,7 @@ func (d *instance) human() func(iso.Info) string {
 		}
 		return db
 	})
+	d.known = func() { db() }
 	return func(info iso.Info) string {
 		if name, guess := db().Name(info); name != "" && !guess {
 			return name

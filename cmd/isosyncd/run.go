@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,6 +70,9 @@ func (a *app) runDaemon(cmd *cobra.Command, mount string) error {
 	}
 	for _, w := range cfg.Warnings {
 		log.Warn("something of the environment was ignored", "err", w)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // a daemon that mostly waits: memory is dearer than the time to collect it
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
