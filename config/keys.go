@@ -121,7 +121,7 @@ do not tell, and are seen by these scans.`,
 			Usage: "send a new image while it is still being written: auto or off",
 			Doc: `Whether a new image of 32 MiB or more is sent while it is still being written, so that its volume is there soon
 after its last byte. What was sent counts only if the finished file proves to be the same; else it is sent again.
-Set it to off where traffic to the server costs.`,
+Set it to off where traffic to the server costs. In a folder that everybody may write to it is always off.`,
 		},
 	}
 }

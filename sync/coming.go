@@ -20,9 +20,9 @@ const (
 )
 
 // expect is how many bytes a file of size bytes, that somebody writes, will have at least; 0 = it does not begin an
-// image.
-func (in *inbox) expect(f *os.File, size int64) int64 {
-	if size == 0 {
+// image, or it may be anybody's (see folder.foreign) before it is finished.
+func (in *inbox) expect(d *folder, f *os.File, size int64) int64 {
+	if size == 0 || d.shared {
 		return 0
 	}
 	_, err := in.probe(f)
@@ -57,7 +57,7 @@ func (in *inbox) scanDrafts(d *folder) []File {
 			in.mu.Unlock()
 			continue
 		}
-		file := File{Name: name, ID: st.id, Held: writingProblem(name), Draft: draft, Expect: in.expect(f, st.id.Size)}
+		file := File{Name: name, ID: st.id, Held: writingProblem(name), Draft: draft, Expect: in.expect(d, f, st.id.Size)}
 		_ = f.Close() // read only
 		file.Volume, _ = VolumeName(name)
 		files = append(files, file)

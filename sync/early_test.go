@@ -281,6 +281,7 @@ func TestNotEarly(t *testing.T) {
 			r.Refresh()
 			r.until("no room", func(s *Snapshot) bool { return s.Server.Space.Total == 1<<20 })
 		}},
+		{name: "everybody may write to the folder", before: func(r *rig) { _ = os.Chmod(r.folder, 0o777) }},
 		{name: "no image", head: make([]byte, 1<<20)},
 		{name: "its volume is there", before: func(r *rig) {
 			r.drop("a.iso", isoImage(40, "old"))

@@ -77,9 +77,9 @@ func (in *inbox) look(d *folder, e *entry) {
 	still := e.vouched || in.now.Sub(e.seen) >= in.cfg.SettleDelay
 	switch {
 	case lease == leaseBusy:
-		e.phase, e.expect = phaseWriting, in.expect(f, e.stat.id.Size)
+		e.phase, e.expect = phaseWriting, in.expect(d, f, e.stat.id.Size)
 	case !still && (lease == leaseUnknown || !d.leases):
-		e.phase, e.expect = phaseYoung, in.expect(f, e.stat.id.Size)
+		e.phase, e.expect = phaseYoung, in.expect(d, f, e.stat.id.Size)
 	default:
 		in.ask(f, e)
 	}
