@@ -15,7 +15,7 @@ FUZZTIME ?= 30s
 
 export VERSION DESTDIR PREFIX
 
-.PHONY: help build test lint format demo run crash bench fuzz install uninstall deb test-system clean
+.PHONY: help build test lint format demo run crash bench bench-micro fuzz install uninstall deb test-system clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -46,8 +46,11 @@ run: build ## run the daemon in the foreground, on ./run/drop and a store in ./r
 crash: ## kill -9 at every step of every flow
 	go test -count=1 -timeout 30m -v -run '^TestCrash' ./cmd/isosyncd
 
-bench: ## benchmarks, and ten thousand files at once
-	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+bench: ## compare with the programs and servers of others, and write docs/PERFORMANCE.md; needs root and 20 minutes
+	.ci/bench
+
+bench-micro: ## the benchmarks of each package; BASE=FILE compares with an earlier bench-micro.txt
+	.ci/bench micro
 
 fuzz: ## fuzz every parser for FUZZTIME
 	@for pkg in $$(go list ./...); do \

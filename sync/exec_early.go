@@ -47,7 +47,7 @@ func (w *worker) early(ctx context.Context) error {
 	over := func(err error) error {
 		cancel(err)
 		g.abandon()
-		<-ended
+		_ = <-ended // what ended it counts
 		return err
 	}
 	w.step("open")

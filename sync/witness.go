@@ -8,12 +8,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"io"
 	"os"
 	gosync "sync"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // witness takes the digest of bytes that are sent while they may still change, and tells afterwards whether a file has
@@ -107,32 +106,42 @@ func (w *witness) sum() string { return hex.EncodeToString(w.hash.Sum(nil)) }
 // same reads the first bytes of f, as many as were written, and reports whether they are these bytes; after end. The
 // error is that of reading, or ctx's.
 func (w *witness) same(ctx context.Context, f *os.File) (bool, error) {
-	group, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var readers gosync.WaitGroup
 	for first := range hashers {
-		group.Go(func() error {
+		readers.Go(func() {
 			b := make([]byte, hashBuffer)
-			for n := first; n < len(w.tags); n += hashers {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				at := int64(n) * hashBuffer
-				b := b[:min(hashBuffer, w.size-at)]
-				if read, err := f.ReadAt(b, at); read < len(b) {
-					return err // io.EOF, of a file that is shorter by now, too
-				}
-				if w.tag(n, b) != w.tags[n] {
-					return io.EOF
+			for n := first; n < len(w.tags) && ctx.Err() == nil; n += hashers {
+				if err := w.samePiece(f, n, b); err != nil {
+					stop(err)
 				}
 			}
-			return nil
 		})
 	}
-	switch err := group.Wait(); err {
-	case nil:
-		return true, nil
-	case io.EOF:
+	readers.Wait()
+	err := context.Cause(ctx)
+	if errors.Is(err, errOther) {
 		return false, nil
-	default:
-		return false, err
 	}
+	return err == nil, err
+}
+
+// errOther says that a file has other bytes.
+var errOther = errors.New("other bytes")
+
+func (w *witness) samePiece(f *os.File, n int, b []byte) error {
+	at := int64(n) * hashBuffer
+	b = b[:min(hashBuffer, w.size-at)]
+	read, err := f.ReadAt(b, at)
+	switch {
+	case read == len(b):
+		if w.tag(n, b) != w.tags[n] {
+			return errOther
+		}
+		return nil
+	case errors.Is(err, io.EOF): // it is shorter by now
+		return errOther
+	}
+	return err
 }
