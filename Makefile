@@ -49,7 +49,7 @@ crash: ## kill -9 at every step of every flow
 bench: ## compare with the programs and servers of others, and write docs/PERFORMANCE.md; needs root and 20 minutes
 	.ci/bench
 
-bench-micro: ## the benchmarks of each package; BASE=FILE compares with an earlier bench-micro.txt
+bench-micro: ## the benchmarks of each package; BASE=FILE compares with an earlier dist/bench-micro.txt
 	.ci/bench micro
 
 fuzz: ## fuzz every parser for FUZZTIME

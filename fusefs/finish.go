@@ -65,13 +65,12 @@ func (t *tree) submitAs(d *draft, wait isosync.Wait) *submission {
 	t.work.Go(func() {
 		err := t.give(d, name, wait)
 		t.ended(d, name, err)
-		t.mu.Lock()
-		sub.err, sub.at = err, time.Now()
-		t.mu.Unlock()
-		close(sub.done)
-		// What became a volume shows as that, and what failed is no file: unless it is still on its way to the server.
+		defer close(sub.done)
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		sub.err, sub.at = err, time.Now()
+		// What became a volume shows as that, and what failed is no file, before anybody is told: unless it is still on its
+		// way to the server.
 		if err != nil && !d.kept || err == nil && t.wait == isosync.WaitImport && wait == isosync.WaitImport {
 			t.forget(d)
 		}

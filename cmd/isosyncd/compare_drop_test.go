@@ -98,7 +98,7 @@ func (c *topic) trickle(from, to string, rate int64) {
 
 // loopScript is what people write who have no isosyncd: $1 is the folder, $2 the project.
 const loopScript = `inotifywait -m -e close_write --format %f "$1" | while read -r f; do
-  incus storage volume import default "$1/$f" "${f%.iso}" --type iso --project "$2" && echo "made $f"
+  incus storage volume import default "$1/$f" "${f%.iso}" --type iso --quiet --project "$2" && echo "made $f"
 done`
 
 // looped copies an image into a folder that such a loop watches. Its end is what the loop says after the import.
@@ -214,7 +214,7 @@ func (c *topic) many() {
 		}},
 		side{"a loop of `incus storage volume import`", func() (time.Duration, error) {
 			took, err := c.tried(2*patience, src, "bash", "-c", `for f in *.iso; do
-  incus storage volume import default "$f" "${f%.iso}" --type iso --project "$1" || exit 1
+  incus storage volume import default "$f" "${f%.iso}" --type iso --quiet --project "$1" || exit 1
 done`, "loop", c.server.Project())
 			if err != nil {
 				c.remove(c.listed(-1, whole(size))...)

@@ -35,7 +35,7 @@ func (c *topic) entries() {
 	peak := d.peak(c.t)
 	c.figure("peak memory of the daemon that imported them", mebibytes(peak), "VmHWM")
 
-	c.listing(dir, n)
+	c.listing(dir, d.folder, n)
 	d.stop()
 	idle := c.restarts(d, dir, n)
 	peak = max(peak, idle.peak)
@@ -46,13 +46,20 @@ func (c *topic) entries() {
 }
 
 // listing compares ls -l of the mount with one listing by the server.
-func (c *topic) listing(dir string, n int) {
+func (c *topic) listing(dir, folder string, n int) {
 	c.t.Helper()
 	group := c.group
+	c.until("all volumes to be in the mount", func() bool {
+		list, err := os.ReadDir(dir)
+		return err == nil && len(list) == n+1 // and .isosyncd
+	})
+	ls := func(name, in string) side {
+		return side{name, func() (time.Duration, error) {
+			return c.timed(in, "bash", "-c", `[ "$(ls -l | grep -c '\.iso$')" = "$1" ]`, "ls", count(float64(n))), nil
+		}}
+	}
 	s := c.compare("Listing "+count(float64(n))+" volumes", c.rounds,
-		side{"`ls -l` of the mount", func() (time.Duration, error) {
-			return c.timed(dir, "bash", "-c", `[ "$(ls -l | grep -c '\.iso$')" = "$1" ]`, "ls", count(float64(n))), nil
-		}},
+		ls("`ls -l` of the mount", dir),
 		side{"one listing by the embedded store", func() (time.Duration, error) {
 			ctx, cancel := c.context()
 			defer cancel()
@@ -63,7 +70,8 @@ func (c *topic) listing(dir string, n int) {
 				c.t.Fatalf("%d volumes, want %d: %v", len(list), n, err)
 			}
 			return took, nil
-		}})
+		}},
+		ls("`ls -l` of the folder, on the disk", folder))
 	c.judge("5", ratio(s[0], s[1]))
 	c.figures = append(c.figures, figure{c.group, "`ls -l` / listing", ratio(s[0], s[1]).text(times), ""})
 	c.group = group

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -133,6 +135,7 @@ func (b *bench) judge(id string, s spread) {
 // finish prints the report, writes it where it is wanted, and fails where something was not measured.
 func (b *bench) finish(t *testing.T) {
 	t.Helper()
+	slices.SortFunc(b.verdicts, func(v, w verdict) int { return strings.Compare(v.id, w.id) })
 	b.facts = append(b.facts, [2]string{"it took", time.Since(b.began).Round(time.Second).String()})
 	fmt.Println(b.markdown())
 	if _, measured := b.count(); measured != len(b.verdicts) || measured == 0 {
@@ -284,7 +287,7 @@ func (c *topic) tried(limit time.Duration, dir, name string, args ...string) (ti
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return took, errHung
 	case err != nil:
-		c.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		c.t.Fatalf("%s %q: %v\n%s", name, args, err, out[max(0, len(out)-1000):])
 	}
 	return took, nil
 }

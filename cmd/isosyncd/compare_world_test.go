@@ -106,7 +106,7 @@ func (c *topic) stamp(path string) {
 
 // incus are the arguments of the official client that import an image.
 func (c *topic) incus(remote, path, volume string) []string {
-	return []string{"storage", "volume", "import", remote + "default", path, volume, "--type", "iso", "--project", c.server.Project()}
+	return []string{"storage", "volume", "import", remote + "default", path, volume, "--type", "iso", "--quiet", "--project", c.server.Project()}
 }
 
 const pollEvery = 10 * time.Millisecond
@@ -257,8 +257,9 @@ func (c *topic) start(w *watched, server *lxdtest.Server, args ...string) {
 	go func() { d.err = d.cmd.Wait(); close(d.done) }()
 	w.process = d
 	c.t.Cleanup(func() {
+		ended := d.ended()
 		d.kill()
-		if c.t.Failed() {
+		if !ended && c.t.Failed() { // those that ended before have nothing to do with it
 			text := d.log.String()
 			c.t.Logf("daemon %d logged:\n%s", d.cmd.Process.Pid, text[max(0, len(text)-4000):])
 		}

@@ -197,6 +197,13 @@ func (m *matrix) claim(step string) bool {
 	return true
 }
 
+// release gives back a step that nobody died at after all.
+func (m *matrix) release(step string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.covered, step)
+}
+
 func (m *matrix) count(step string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -247,9 +254,20 @@ func (f *flow) dieAt(t *testing.T, server *lxdtest.Server, m *matrix, steps ...s
 	foreign := s.volumes()["foreign"]
 	f.change(s)
 	after := f.after
-	for _, step := range steps {
+	for i, step := range steps {
 		d := f.drive(s, "ISOSYNCD_FAILPOINT="+step)
-		eventually(t, "the daemon to die at "+step, d.ended)
+		// Whether an image was hashed before it was sent is chance, and so a recovery may take another way than last time.
+		other := func() bool {
+			taken := s.traced()[d.began:]
+			done := func(step string) bool { return strings.HasSuffix(step, ".present") }
+			return i > 0 && slices.ContainsFunc(taken, done) && !slices.Contains(taken, step)
+		}
+		eventually(t, "the daemon to die at "+step, func() bool { return d.ended() || other() })
+		if !d.ended() {
+			m.release(step)
+			d.stop()
+			break
+		}
 		if !d.killedItself() {
 			t.Fatalf("the daemon ended by itself: %v", d.err)
 		}
