@@ -107,7 +107,7 @@ func (d *decider) takeScan(r scanReport) {
 	if r.Problem != nil {
 		r.Files = d.scan.Files // the last that were seen; nothing is concluded from them
 	}
-	same := d.told && r.unchanged(&d.scan.scanResult) && len(r.gestures) == 0
+	same := d.quiet(now) && r.unchanged(&d.scan.scanResult) && len(r.gestures) == 0
 	d.scan = r
 	if same {
 		d.confirm(now)
@@ -235,7 +235,7 @@ func (d *decider) takeList(ctx context.Context, r listReport) {
 		d.server.Online, d.server.Problem, d.server.Since = true, nil, now
 	}
 	d.tries = 0
-	same := d.told && !d.listed.IsZero() && d.server.Space == r.space && d.space == r.space && d.limits == r.limits
+	same := d.quiet(now) && !d.listed.IsZero() && d.server.Space == r.space && d.space == r.space && d.limits == r.limits
 	d.listed, d.server.Listed = now, now
 	d.space, d.server.Space, d.limits = r.space, r.space, r.limits
 	if d.merge(r) || !same {

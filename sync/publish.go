@@ -36,6 +36,12 @@ func (d *decider) publish(now time.Time) {
 	}
 }
 
+// quiet reports that the last snapshot shows all that is known: nothing waits to be planned or published.
+func (d *decider) quiet(now time.Time) bool {
+	soon := func(p pace) bool { return !p.due.IsZero() && p.due.Before(now.Add(time.Second)) }
+	return d.told && !soon(d.planDue) && !soon(d.publishDue)
+}
+
 // confirm makes a snapshot that differs from the last one only in how new it is.
 func (d *decider) confirm(now time.Time) {
 	old := d.snapshot.Load()

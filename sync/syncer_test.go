@@ -690,3 +690,29 @@ func TestJournalLater(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestQuiet: a snapshot that only says how new it is must not be made while another one is due, or its counters would
+// speak of scans whose files it does not show.
+func TestQuiet(t *testing.T) {
+	d := newDecider(&Syncer{}, nil)
+	now := time.Now()
+	if d.quiet(now) {
+		t.Error("quiet before the first snapshot")
+	}
+	d.told = true
+	if !d.quiet(now) {
+		t.Error("not quiet, with nothing due")
+	}
+	d.planDue.at(now.Add(time.Minute)) // of a retry
+	if !d.quiet(now) {
+		t.Error("not quiet, with something due much later")
+	}
+	d.changed()
+	if d.quiet(now) {
+		t.Error("quiet, with a plan due")
+	}
+	d.planDue.due = time.Time{}
+	if d.quiet(now) {
+		t.Error("quiet, with a snapshot due")
+	}
+}

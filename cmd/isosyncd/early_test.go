@@ -49,7 +49,12 @@ func TestEarlyUpload(t *testing.T) {
 				w.write(len(data))
 				w.close()
 				s.good("a", data)
-				if sent := s.status().Totals.BytesSent; sent != c.sends*int64(len(data)) {
+				var st control.Status
+				eventually(t, "the volume to be known", func() bool { // the server has it a moment before
+					st = s.status()
+					return len(st.Files) == 1 && st.Files[0].State == string(isosync.StatePresent)
+				})
+				if sent := st.Totals.BytesSent; sent != c.sends*int64(len(data)) {
 					t.Errorf("%d bytes were sent, want %d times %d", sent, c.sends, len(data))
 				}
 				d.stop()
