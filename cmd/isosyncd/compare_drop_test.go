@@ -27,10 +27,12 @@ func (c *topic) drops() {
 		c.dropped("isosyncd, no early upload", size, "off"),
 		c.looped(size),
 		c.secondPhase(size),
-		c.trickled("isosyncd, early upload, of a file that comes at 256 MiB a second", size, 256<<20))
+		c.trickled("isosyncd, early upload, of a file that comes at 256 MiB a second", size, 256<<20, "auto"),
+		c.trickled("isosyncd, no early upload, of a file that comes at 256 MiB a second", size, 256<<20, "off"))
 	c.judge("2a", ratio(s[0], s[3]))
 	c.judge("2b", ratio(s[1], s[2]))
 	c.figure("early upload / loop", ratio(s[0], s[2]).text(times), "for information")
+	c.figure("at 256 MiB a second: early upload / none", ratio(s[4], s[5]).text(times), "for information")
 	c.figure("early upload at 256 MiB a second / the server alone", ratio(s[4], s[3]).text(times), "for information")
 
 	const small = 1 << 20
@@ -58,11 +60,11 @@ func (c *topic) dropped(name string, size int64, early string) side {
 }
 
 // trickled writes an image into the folder of a daemon as a download does: so many bytes a second.
-func (c *topic) trickled(name string, size, rate int64) side {
+func (c *topic) trickled(name string, size, rate int64, early string) side {
 	return side{name, func() (time.Duration, error) {
 		path, volume := c.image(size), c.next("trickle")
 		c.stamp(path)
-		d := c.daemon(c.server, "--early-upload", "auto")
+		d := c.daemon(c.server, "--early-upload", early)
 		c.trickle(path, filepath.Join(d.folder, volume+".iso"), rate)
 		took := c.await(time.Now(), volume, marked)
 		c.made(volume, size, true)
