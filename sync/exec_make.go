@@ -189,6 +189,11 @@ func (w *worker) commit(ctx context.Context, name, operation, digest string, siz
 		w.totals.stored(w.now().Sub(start))
 		return w.markNow(ctx, name, in)
 	}
+	return w.conclude(ctx, name, digest, size, start, err)
+}
+
+// conclude marks a volume whose operation was waited for since start, and ended with err.
+func (w *worker) conclude(ctx context.Context, name, digest string, size int64, start time.Time, err error) error {
 	if err := w.finish(ctx, name, digest, size, err); err != nil {
 		return err
 	}
@@ -222,10 +227,8 @@ func (w *worker) await(ctx context.Context) error {
 		return errStale
 	}
 	w.job.enter(StateStoring, 0, w.now())
-	if err := w.finish(ctx, name, in.Digest, in.Size, w.remote.Wait(ctx, in.Operation)); err != nil {
-		return err
-	}
-	return w.mark(ctx, name)
+	start := w.now()
+	return w.conclude(ctx, name, in.Digest, in.Size, start, w.remote.Wait(ctx, in.Operation))
 }
 
 // finish journals what is known when the operation that makes a volume ended, with err: seen, void, or nothing. digest

@@ -34,17 +34,16 @@ type growing struct {
 	heard *witness     // guarded by io
 	over  bool         // guarded by io
 
-	mu       gosync.Mutex
-	size     int64         // guarded by mu; -1 = not known yet
-	released bool          // guarded by mu
-	told     chan struct{} // guarded by mu; closed, and made anew, when one of these changed
-	stop     chan struct{}
-	once     gosync.Once
+	mu        gosync.Mutex
+	size      int64         // guarded by mu; -1 = not known yet
+	released  bool          // guarded by mu
+	abandoned bool          // guarded by mu
+	told      chan struct{} // guarded by mu; closed, and made anew, when one of these changed
 }
 
 // newGrowing takes f over; close releases it.
 func newGrowing(f *os.File) *growing {
-	return &growing{file: f, heard: newWitness(), size: -1, told: make(chan struct{}), stop: make(chan struct{})}
+	return &growing{file: f, heard: newWitness(), size: -1, told: make(chan struct{})}
 }
 
 // finish says that nobody writes the file any more, and how many bytes it has.
@@ -62,7 +61,7 @@ func (g *growing) tell(change func()) {
 }
 
 // abandon ends a Read that waits, with errStale.
-func (g *growing) abandon() { g.once.Do(func() { close(g.stop) }) }
+func (g *growing) abandon() { g.tell(func() { g.abandoned = true }) }
 
 // close releases the file. Whoever reads gets errStale.
 func (g *growing) close() {
@@ -88,8 +87,11 @@ func (g *growing) Read(p []byte) (int, error) {
 	}
 	for began := time.Now(); ; {
 		g.mu.Lock()
-		size, released, told := g.size, g.released, g.told
+		size, released, abandoned, told := g.size, g.released, g.abandoned, g.told
 		g.mu.Unlock()
+		if abandoned {
+			return 0, errStale
+		}
 		waited := time.Since(began)
 		least := min(growPiece, int64(len(p)))
 		if size >= 0 || waited >= growLate {
@@ -105,8 +107,6 @@ func (g *growing) Read(p []byte) (int, error) {
 			return 0, errIdle
 		}
 		select {
-		case <-g.stop:
-			return 0, errStale
 		case <-told:
 		case <-time.After(min(growLate, growSoon+waited)): // no event tells of bytes in the middle of a file's life
 		}

@@ -108,35 +108,19 @@ func (w *witness) sum() string { return hex.EncodeToString(w.hash.Sum(nil)) }
 // a second reader was measured to take from a server on two cores more than it saves.
 func (w *witness) same(ctx context.Context, f *os.File) (bool, error) {
 	b := make([]byte, hashBuffer)
-	for n := range w.tags {
+	for n, tag := range w.tags {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		if err := w.samePiece(f, n, b); err != nil {
-			if errors.Is(err, errOther) {
-				err = nil
-			}
+		at := int64(n) * hashBuffer
+		piece := b[:min(hashBuffer, w.size-at)]
+		read, err := f.ReadAt(piece, at)
+		switch {
+		case read < len(piece) && !errors.Is(err, io.EOF):
 			return false, err
+		case read < len(piece) || w.tag(n, piece) != tag: // shorter by now, or other bytes
+			return false, nil
 		}
 	}
 	return true, nil
-}
-
-// errOther says that a file has other bytes.
-var errOther = errors.New("other bytes")
-
-func (w *witness) samePiece(f *os.File, n int, b []byte) error {
-	at := int64(n) * hashBuffer
-	b = b[:min(hashBuffer, w.size-at)]
-	read, err := f.ReadAt(b, at)
-	switch {
-	case read == len(b):
-		if w.tag(n, b) != w.tags[n] {
-			return errOther
-		}
-		return nil
-	case errors.Is(err, io.EOF): // it is shorter by now
-		return errOther
-	}
-	return err
 }
