@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"isosyncd/iso"
 	"isosyncd/lxd"
 )
 
@@ -527,4 +528,31 @@ func TestGrowingIdle(t *testing.T) {
 			t.Errorf("after %v", d)
 		}
 	})
+}
+
+// TestStalledDraft: a draft whose writer pauses is looked at as seldom as any file that somebody has open, and only its
+// stat is; one that goes on is looked at more often again.
+func TestStalledDraft(t *testing.T) {
+	b := newBox(t, func(c *inboxConfig) { c.Early, c.SettleDelay = true, 10*time.Second })
+	probes := 0
+	probe := b.probe
+	b.probe = func(f *os.File) (iso.Info, error) { probes++; return probe(f) }
+	img := isoImage(100, "a")
+	f := b.draft(img[:50<<10])
+	b.expectDraft(f, "a.iso")
+	next := func(what string, want time.Duration, wantProbes int) {
+		t.Helper()
+		r := b.look()
+		if got := r.Next.Sub(r.At); got != want || probes != wantProbes || len(r.Drafts) != 1 || r.Drafts[0].Expect != int64(len(img)) {
+			t.Errorf("%s: looked at again after %v, want %v; %d probes, want %d; %+v", what, got, want, probes, wantProbes, r.Drafts)
+		}
+	}
+	next("new", growPoll, 1)
+	next("the same", growPoll, 1)
+	b.pass(growFresh)
+	next("stalled", time.Second, 1)
+	if _, err := f.WriteAt(img[50<<10:60<<10], 50<<10); err != nil {
+		t.Fatal(err)
+	}
+	next("it goes on", growPoll, 2)
 }

@@ -194,10 +194,9 @@ func (w *worker) commit(ctx context.Context, name, operation, digest string, siz
 
 // conclude marks a volume whose operation was waited for since start, and ended with err.
 func (w *worker) conclude(ctx context.Context, name, digest string, size int64, start time.Time, err error) error {
-	if err := w.finish(ctx, name, digest, size, err); err != nil {
+	if err := w.finish(ctx, name, digest, size, start, err); err != nil {
 		return err
 	}
-	w.totals.stored(w.now().Sub(start))
 	return w.mark(ctx, name)
 }
 
@@ -231,9 +230,9 @@ func (w *worker) await(ctx context.Context) error {
 	return w.conclude(ctx, name, in.Digest, in.Size, start, w.remote.Wait(ctx, in.Operation))
 }
 
-// finish journals what is known when the operation that makes a volume ended, with err: seen, void, or nothing. digest
-// may be empty: then nobody vouches for the bytes, and the next plan discards the volume.
-func (w *worker) finish(ctx context.Context, name, digest string, size int64, err error) error {
+// finish journals what is known when the operation that makes a volume, waited for since start, ended with err: seen,
+// void, or nothing. digest may be empty: then nobody vouches for the bytes, and the next plan discards the volume.
+func (w *worker) finish(ctx context.Context, name, digest string, size int64, start time.Time, err error) error {
 	var no *lxd.Error
 	failed := errors.As(err, &no) && no.InOp
 	if err != nil && !failed && !errors.Is(err, lxd.ErrUnknown) || ctx.Err() != nil {
@@ -263,6 +262,7 @@ func (w *worker) finish(ctx context.Context, name, digest string, size int64, er
 	if jerr != nil {
 		return jerr
 	}
+	w.totals.stored(w.now().Sub(start))
 	w.step("seen")
 	if err == nil && !whole {
 		return errStale

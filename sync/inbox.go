@@ -23,6 +23,7 @@ type inboxConfig struct {
 	Now         func() time.Time // with a monotonic reading; only differences count
 	Log         *slog.Logger
 	Leases      bool // false = leases tell nothing, as on NFS
+	Early       bool // files may be sent while they are written: their beginning is looked at
 }
 
 // scanResult is what one look at the folder found.
@@ -62,7 +63,7 @@ type inbox struct {
 	mu      gosync.Mutex
 	vouched map[string]vouched   // guarded by mu; by name
 	drafts  map[string]draftSeen // guarded by mu; see abandoned
-	coming  map[string]string    // guarded by mu; drafts whose name in the folder is known, by their own
+	coming  map[string]File      // guarded by mu; drafts whose name in the folder is known, by their own, as last seen
 	dropped map[string]uint64    // guarded by mu; notes that we removed, and in which scan, until the watch hears of it
 }
 
@@ -77,7 +78,7 @@ func newInbox(cfg inboxConfig) *inbox {
 		pins:    pinSet{all: map[*pinned]struct{}{}, first: make(chan struct{}, 1)},
 		moved:   make(chan struct{}, 1),
 		entries: map[string]*entry{}, lists: map[string]*sumList{}, notes: map[string]*noteEntry{},
-		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, coming: map[string]string{}, dropped: map[string]uint64{},
+		vouched: map[string]vouched{}, drafts: map[string]draftSeen{}, coming: map[string]File{}, dropped: map[string]uint64{},
 	}
 }
 
@@ -153,8 +154,8 @@ func (in *inbox) scanFolder(ctx context.Context, d *folder, r *scanResult) error
 			r.Next = t
 		}
 	}
-	if len(r.Drafts) > 0 {
-		soonest(in.now.Add(growPoll))
+	for i := range r.Drafts {
+		soonest(in.writingPoll(r.Drafts[i].Since))
 	}
 	dirty := in.scanLists(d, lists)
 	for i, name := range names {

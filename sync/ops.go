@@ -276,7 +276,7 @@ func (s *Syncer) settled(ctx context.Context, name string, id Identity) error {
 // known, else "": an image may be sent to the server while it is still being written.
 func (s *Syncer) NewDraft(name string) (*os.File, error) {
 	f, err := s.inbox.newDraft()
-	if err == nil && name != "" && s.cfg.Policy.EarlyFrom > 0 {
+	if err == nil && name != "" && s.inbox.cfg.Early {
 		s.inbox.expectDraft(f, name)
 		s.Rescan()
 	}

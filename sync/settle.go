@@ -141,11 +141,7 @@ func (in *inbox) judge(e *entry) (held *Problem, next time.Time) {
 		}
 		return e.trouble, next
 	case phaseWriting:
-		// Most writers close soon after the last byte, and no event tells of that.
-		if in.now.Sub(e.seen) < growFresh {
-			return writingProblem(e.name), in.now.Add(min(growPoll, in.poll()))
-		}
-		return writingProblem(e.name), in.now.Add(in.poll())
+		return writingProblem(e.name), in.writingPoll(e.seen)
 	case phaseYoung:
 		return in.youngProblem(e.name), e.seen.Add(in.cfg.SettleDelay)
 	case phaseProbed:

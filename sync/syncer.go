@@ -59,6 +59,7 @@ func New(cfg Config) (*Syncer, error) {
 		cfg: cfg, journal: j, spool: sp, moved: moved,
 		inbox: newInbox(inboxConfig{
 			Path: cfg.Folder, SettleDelay: cfg.SettleDelay, Owner: cfg.Owner, Now: time.Now, Log: cfg.Log, Leases: !cfg.NoLeases,
+			Early: cfg.Policy.EarlyFrom > 0,
 		}),
 		ready:    make(chan struct{}),
 		requests: make(chan func(*decider)),
