@@ -2,13 +2,9 @@ package sync
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"isosyncd/iso"
@@ -87,6 +83,22 @@ func (r *rig) untilSent(n int64) {
 	}
 }
 
+// begun writes the first megabyte of a into a.iso, and waits until all of it is on its way.
+func (r *rig) begun(a []byte) *writer {
+	r.t.Helper()
+	w := r.writer("a.iso")
+	w.at(0, a[:1<<20])
+	r.untilSent(1 << 20)
+	return w
+}
+
+// rest writes what begun left out, and closes the file.
+func (w *writer) rest(a []byte) {
+	w.t.Helper()
+	w.at(1<<20, a[1<<20:])
+	w.close()
+}
+
 func (r *rig) counts(stream, imports int) {
 	r.t.Helper()
 	if s, i := r.remote.count("stream"), r.remote.count("import"); s != stream || i != imports {
@@ -117,8 +129,7 @@ func TestEarly(t *testing.T) {
 				t.Errorf("the journal has an intent before anything can come of it: %+v", in)
 			}
 			stop()
-			w.at(1<<20, a[1<<20:])
-			w.close()
+			w.rest(a)
 			r.untilState("a.iso", StatePresent)
 			r.good("a", a)
 			r.counts(1, 0)
@@ -161,9 +172,7 @@ func TestEarlyEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newEarlyRig(t, nil).start()
-			w := r.writer("a.iso")
-			w.at(0, a[:1<<20])
-			r.untilSent(1 << 20)
+			w := r.begun(a)
 			c.do(w)
 			r.until("the end of the early upload", func(s *Snapshot) bool {
 				f := fileIn(s, "a.iso")
@@ -203,9 +212,7 @@ func TestEarlyForeign(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newEarlyRig(t, nil).start()
 			a := isoImage(1000, "a")
-			w := r.writer("a.iso")
-			w.at(0, a[:1<<20])
-			r.untilSent(1 << 20)
+			w := r.begun(a)
 			put := func() { r.remote.put("a", "", "theirs", int64(len(a))) }
 			if noticed {
 				r.remote.with(put)
@@ -216,8 +223,7 @@ func TestEarlyForeign(t *testing.T) {
 				put()
 				r.remote.mu.Unlock()
 			}
-			w.at(1<<20, a[1<<20:])
-			w.close()
+			w.rest(a)
 			f := r.untilState("a.iso", StateFailed)
 			if f.Problem.Code != CodeForeign {
 				t.Errorf("problem %v", f.Problem)
@@ -241,11 +247,8 @@ func TestEarlyAndLists(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newEarlyRig(t, func(cfg *Config) { cfg.Policy.RequireChecksum = c.require }).start()
 			r.drop("a.iso.sha256", []byte(c.sum+"  a.iso\n"))
-			w := r.writer("a.iso")
-			w.at(0, a[:1<<20])
-			r.untilSent(1 << 20)
-			w.at(1<<20, a[1<<20:])
-			w.close()
+			w := r.begun(a)
+			w.rest(a)
 			if c.sum != hexOf(a) {
 				f := r.untilState("a.iso", StateFailed)
 				if f.Problem.Code != CodeChecksum {
@@ -330,8 +333,7 @@ func TestEarlyFails(t *testing.T) {
 	w.at(0, a[:1<<20])
 	r.untilSent(1 << 19)
 	r.until("it is given up", func(*Snapshot) bool { return r.jobs() == 0 })
-	w.at(1<<20, a[1<<20:])
-	w.close()
+	w.rest(a)
 	r.untilState("a.iso", StatePresent)
 	r.good("a", a)
 	r.counts(1, 1)
@@ -341,9 +343,7 @@ func TestEarlyFails(t *testing.T) {
 func TestEarlyStops(t *testing.T) {
 	r := newEarlyRig(t, nil).start()
 	a := isoImage(1000, "a")
-	w := r.writer("a.iso")
-	w.at(0, a[:1<<20])
-	r.untilSent(1 << 20)
+	w := r.begun(a)
 	r.stop()
 	if names := r.remote.names(); len(names) > 0 {
 		t.Errorf("volumes %q", names)
@@ -351,8 +351,7 @@ func TestEarlyStops(t *testing.T) {
 	r.remote.streamed.Store(0)
 	r.start()
 	r.untilSent(1 << 20)
-	w.at(1<<20, a[1<<20:])
-	w.close()
+	w.rest(a)
 	r.untilState("a.iso", StatePresent)
 	r.good("a", a)
 	r.counts(2, 0)
@@ -413,121 +412,6 @@ func TestEarlyDraftDiscarded(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestGrowing: the reader never gives a byte that is not there for good as far as the file itself tells, waits for more,
-// and gives up a file that nobody brings on.
-func TestGrowing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "f")
-		w, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := newGrowing(f)
-		defer g.close()
-		type piece struct {
-			b   []byte
-			err error
-		}
-		pieces := make(chan piece)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go func() {
-			for {
-				b := make([]byte, 1<<20)
-				n, err := g.Read(b)
-				select {
-				case pieces <- piece{b[:n], err}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					return
-				}
-			}
-		}()
-		quiet := func(what string) {
-			t.Helper()
-			time.Sleep(growIdle / 2)
-			synctest.Wait()
-			select {
-			case p := <-pieces:
-				t.Fatalf("%s: read %d bytes, %v", what, len(p.b), p.err)
-			default:
-			}
-		}
-		put := func(off int64, b []byte) {
-			t.Helper()
-			if _, err := w.WriteAt(b, off); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want := func(b []byte) {
-			t.Helper()
-			if p := <-pieces; p.err != nil || !bytes.Equal(p.b, b) {
-				t.Fatalf("read %d bytes, %v, want %d", len(p.b), p.err, len(b))
-			}
-		}
-		quiet("nothing is there")
-		put(0, []byte("head"))
-		want([]byte("head"))
-		const far = 1 << 20
-		put(far, []byte("tail"))
-		put(4, bytes.Repeat([]byte("x"), 8188)) // the first blocks are whole, a hole follows
-		want(bytes.Repeat([]byte("x"), 8188))
-		quiet("a hole is next")
-		g.finish(far + 4)
-		var rest []byte
-		for len(rest) < far+4-8192 {
-			p := <-pieces
-			if p.err != nil {
-				t.Fatal(p.err)
-			}
-			rest = append(rest, p.b...)
-		}
-		whole, err := os.ReadFile(path)
-		if err != nil || !bytes.Equal(rest, whole[8192:]) {
-			t.Fatalf("the rest differs; %v", err)
-		}
-		time.Sleep(10 * growIdle)
-		quiet("the end is not released")
-		g.release()
-		if p := <-pieces; !errors.Is(p.err, io.EOF) {
-			t.Fatalf("at the end: %v", p.err)
-		}
-		given := g.given()
-		if given.end(); given.sum() != hexOf(whole) {
-			t.Error("the digest is of something else")
-		}
-		if _, err := g.Read(make([]byte, 1)); !errors.Is(err, errStale) {
-			t.Errorf("afterwards: %v", err)
-		}
-	})
-}
-
-// TestGrowingIdle: a writer that stands still does not hold up the server for ever.
-func TestGrowingIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f, err := os.Create(filepath.Join(t.TempDir(), "f"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := newGrowing(f)
-		defer g.close()
-		start := time.Now()
-		if _, err := g.Read(make([]byte, 1)); !errors.Is(err, errIdle) {
-			t.Errorf("%v", err)
-		}
-		if d := time.Since(start); d < growIdle || d > growIdle+growLate {
-			t.Errorf("after %v", d)
-		}
-	})
 }
 
 // TestStalledDraft: a draft whose writer pauses is looked at as seldom as any file that somebody has open, and only its

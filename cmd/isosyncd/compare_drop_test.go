@@ -232,11 +232,7 @@ done`, "loop", c.server.Project())
 		}})
 	c.figure("isosyncd: the first one marked", first.spread().text(seconds), "from the start of cp")
 	for i, name := range []string{"isosyncd", "the loop", "package lxd alone"} {
-		rate := make(sample, len(s[i]))
-		for j, v := range s[i] {
-			rate[j] = float64(n) / v
-		}
-		c.figure(name+": images", rate.spread().text(perSecond), "")
+		c.figure(name+": images", s[i].rates(float64(n)).spread().text(perSecond), "")
 	}
 	c.figure("package lxd alone / the loop", ratio(s[1], s[2]).text(times), "images a second: the most that this server does; for information")
 	c.judge("3a", ratio(s[1], s[0]))

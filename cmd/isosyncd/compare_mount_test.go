@@ -51,11 +51,7 @@ func (c *topic) mounts() {
 	s := c.compare("Reading "+mebibytes(float64(size))+" in order, from the page cache", 3*c.rounds, // they are short
 		reading("the file itself", raw), reading("through the mount", shown))
 	for i, name := range []string{"the file itself", "through the mount"} {
-		rate := make(sample, len(s[i]))
-		for j, v := range s[i] {
-			rate[j] = float64(size) / v
-		}
-		c.figure(name+": a second", rate.spread().text(mebibytes), "")
+		c.figure(name+": a second", s[i].rates(float64(size)).spread().text(mebibytes), "")
 	}
 	how := "passthrough: the kernel read the file without the daemon"
 	if asked >= int(size>>20) { // a request has 1 MiB at most

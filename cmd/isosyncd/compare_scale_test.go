@@ -60,21 +60,26 @@ func (c *topic) listing(dir, folder string, n int) {
 	}
 	s := c.compare("Listing "+count(float64(n))+" volumes", c.rounds,
 		ls("`ls -l` of the mount", dir),
-		side{"one listing by the embedded store", func() (time.Duration, error) {
-			ctx, cancel := c.context()
-			defer cancel()
-			began := time.Now()
-			list, err := c.pool.Volumes(ctx)
-			took := time.Since(began)
-			if err != nil || len(list) != n {
-				c.t.Fatalf("%d volumes, want %d: %v", len(list), n, err)
-			}
-			return took, nil
-		}},
+		c.oneListing(n),
 		ls("`ls -l` of the folder, on the disk", folder))
 	c.judge("5", ratio(s[0], s[1]))
 	c.figures = append(c.figures, figure{c.group, "`ls -l` / listing", ratio(s[0], s[1]).text(times), ""})
 	c.group = group
+}
+
+// oneListing asks the embedded store for all n volumes.
+func (c *topic) oneListing(n int) side {
+	return side{"one listing by the embedded store", func() (time.Duration, error) {
+		ctx, cancel := c.context()
+		defer cancel()
+		began := time.Now()
+		list, err := c.pool.Volumes(ctx)
+		took := time.Since(began)
+		if err != nil || len(list) != n {
+			c.t.Fatalf("%d volumes, want %d: %v", len(list), n, err)
+		}
+		return took, nil
+	}}
 }
 
 // restarts starts the daemon again and again: it must know all of it without reading or sending a byte. It stays idle
@@ -107,17 +112,7 @@ func (c *topic) restarts(d *watched, dir string, n int) idleness {
 			d.stop()
 			return took, nil
 		}},
-		side{"one listing by the embedded store", func() (time.Duration, error) {
-			ctx, cancel := c.context()
-			defer cancel()
-			began := time.Now()
-			_, err := c.pool.Volumes(ctx)
-			took := time.Since(began)
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			return took, nil
-		}})
+		c.oneListing(n))
 	c.judge("6a", sample{hashed.spread().max}.spread())
 	c.judge("6b", sample{sent.spread().max}.spread())
 	c.group = group

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"testing"
-	"time"
 )
 
 // sample is what was measured of one thing, in the order of the rounds.
@@ -39,13 +38,13 @@ func ratio(a, b sample) spread {
 	return r
 }
 
-// durations makes a sample, in seconds.
-func durations(list ...time.Duration) sample {
-	s := make(sample, len(list))
-	for i, d := range list {
-		s[i] = d.Seconds()
+// rates is how much of n that makes a second, of a sample in seconds.
+func (s sample) rates(n float64) sample {
+	out := make(sample, len(s))
+	for i, v := range s {
+		out[i] = n / v
 	}
-	return s
+	return out
 }
 
 // unit says how the numbers of a sample are written.
@@ -184,7 +183,7 @@ func TestUnits(t *testing.T) {
 		"0 µs":  seconds(0),
 		"0.75x": times(0.75), "0.00123x": times(0.001234), "64.0 MiB": mebibytes(64 << 20), "0": count(0), "0.05 %": percent(0.0005),
 		"3.20/s":                    perSecond(3.2),
-		"2.00 s (1.00 s to 3.00 s)": durations(3*time.Second, time.Second, 2*time.Second).spread().text(seconds),
+		"2.00 s (1.00 s to 3.00 s)": sample{3, 1, 2}.spread().text(seconds),
 		"7":                         sample{7, 7}.spread().text(count), "at least 3.00x": atLeast(3).text(times), "at most 300 ms": atMost(0.3).text(seconds),
 	} {
 		if got != want {

@@ -3,18 +3,15 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	gosync "sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -246,24 +243,7 @@ func (c *topic) start(w *watched, server *lxdtest.Server, args ...string) {
 		"run", "--folder", w.folder, "--state-dir", filepath.Join(w.dir, "state"), "--control", w.control, "--owner", owner,
 		"--remote", server.Addr(), "--project", server.Project(), "--pool", "default",
 	}, args...)
-	d := &process{t: c.t, log: &logBuffer{}, done: make(chan struct{})}
-	d.cmd = exec.CommandContext(context.Background(), c.program, args...)
-	d.cmd.Env = c.environ()
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	go func() { d.err = d.cmd.Wait(); close(d.done) }()
-	w.process = d
-	c.t.Cleanup(func() {
-		ended := d.ended()
-		d.kill()
-		if !ended && c.t.Failed() { // those that ended before have nothing to do with it
-			text := d.log.String()
-			c.t.Logf("daemon %d logged:\n%s", d.cmd.Process.Pid, text[max(0, len(text)-4000):])
-		}
-	})
+	w.process = launch(c.t, c.program, args, c.environ())
 }
 
 // end stops the daemon and removes all it had.

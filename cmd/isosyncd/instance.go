@@ -216,9 +216,9 @@ func earlyFrom(setting string) int64 {
 	return earlySize()
 }
 
-// human names images as osinfo-db does, where it is installed and knows them. To read it takes up to a second: known is
-// for whoever has the time, so that the first image does not wait for it.
-func (d *instance) human() (describe func(iso.Info) string) {
+// human names images as osinfo-db does, where it is installed and knows them. To read it takes up to a second: d.known does
+// it beforehand, so that the first image does not wait.
+func (d *instance) human() func(iso.Info) string {
 	db := gosync.OnceValue(func() *iso.OSDB {
 		db, err := iso.LoadOSDB(osinfoDir)
 		if err != nil {

@@ -136,22 +136,31 @@ func (s *site) run(env ...string) *process {
 		"--pool", "default", "--owner", owner, "--settle-delay", "200ms", "--scan-interval", "2s", "--refresh-interval", "2s",
 		"--control", s.control(), "--log-level", "debug",
 	}, s.args...)
-	d := &process{t: s.t, log: &logBuffer{}, done: make(chan struct{}), began: len(s.traced())}
-	d.cmd = exec.CommandContext(context.Background(), program(s.t), args...)
+	began := len(s.traced())
 	// All images are sent early here, however small: so whatever is tested is tested with that as well.
-	d.cmd.Env = append(os.Environ(), "ISOSYNCD_EARLY_FROM=1", "ISOSYNCD_FAILPOINT_TRACE="+s.trace())
-	d.cmd.Env = append(append(d.cmd.Env, s.env...), env...)
+	all := append(os.Environ(), "ISOSYNCD_EARLY_FROM=1", "ISOSYNCD_FAILPOINT_TRACE="+s.trace())
+	d := launch(s.t, program(s.t), args, append(append(all, s.env...), env...))
+	d.began = began
+	return d
+}
+
+// launch starts a program that is killed when the test ends, if it still runs. What it logs is shown if the test fails.
+func launch(t testing.TB, path string, args, env []string) *process {
+	t.Helper()
+	d := &process{t: t, log: &logBuffer{}, done: make(chan struct{})}
+	d.cmd = exec.CommandContext(context.Background(), path, args...)
+	d.cmd.Env = env
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() { d.err = d.cmd.Wait(); close(d.done) }()
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		d.kill()
-		if s.t.Failed() {
+		if t.Failed() {
 			text := d.log.String()
-			s.t.Logf("daemon %d logged:\n%s", d.cmd.Process.Pid, text[max(0, len(text)-8000):])
+			t.Logf("daemon %d logged:\n%s", d.cmd.Process.Pid, text[max(0, len(text)-8000):])
 		}
 	})
 	return d
