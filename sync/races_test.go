@@ -26,22 +26,29 @@ func TestWriterRaces(t *testing.T) {
 	type row struct {
 		name          string
 		start         func(testing.TB) *lxdtest.Server
-		leases        bool
+		leases, early bool // early: the file is still open when its writer comes, and is sent all the same
 		files, rounds int
 	}
 	rows := []row{
-		{"store with leases", lxdtest.Store, true, 5, 21},
-		{"store without leases", lxdtest.Store, false, 5, 21},
-		{"incus", lxdtest.Incus, true, 3, 6},
+		{"store with leases", lxdtest.Store, true, false, 5, 21},
+		{"store without leases", lxdtest.Store, false, false, 5, 21},
+		{"store early", lxdtest.Store, true, true, 5, 21},
+		{"incus", lxdtest.Incus, true, false, 3, 6},
+		{"incus early", lxdtest.Incus, true, true, 3, 6},
 	}
 	together(t, len(rows), rows, func(r row) string { return r.name }, func(t *testing.T, row row) {
 		s := row.start(t)
-		race := &writerRace{t: t, server: s, pool: s.Pool(t), runs: map[string]*racingFile{}, seed: seedOf(t), counts: map[string]int{}}
+		race := &writerRace{
+			t: t, server: s, pool: s.Pool(t), early: row.early, runs: map[string]*racingFile{}, seed: seedOf(t), counts: map[string]int{},
+		}
 		target := s.Target()
 		target.Addr = newTap(t, s.Addr(), race.moving).addr
 		race.rig = newRigTo(t, &target, "default", func(c *Config) {
 			c.NoLeases = !row.leases
 			c.MaxUploads = row.files
+			if row.early {
+				c.Policy.EarlyFrom = 1
+			}
 		})
 		race.start()
 		stop := audit(t, s, race.pool)
@@ -101,6 +108,7 @@ type writerRace struct {
 	server *lxdtest.Server
 	pool   *lxd.Pool
 	seed   uint64
+	early  bool
 	met    atomic.Int64 // writers that acted in the middle of an upload
 
 	mu     gosync.Mutex
@@ -159,7 +167,7 @@ type outcome struct {
 func (w *writerRace) drive(n, rounds int) {
 	rng := rand.New(rand.NewPCG(w.seed, uint64(n))) //nolint:gosec // not for secrets
 	for round := range rounds {
-		kind, err := w.run(n, rng)
+		kind, err := w.run(n, round, rng)
 		if err != nil {
 			w.t.Errorf("file %d, round %d, %s: %v", n, round, kind, err)
 			return
@@ -168,13 +176,19 @@ func (w *writerRace) drive(n, rounds int) {
 }
 
 // run is one round: a file is dropped, and a writer comes while it is uploaded.
-func (w *writerRace) run(n int, rng *rand.Rand) (kind string, err error) {
-	name := fmt.Sprintf("f%d.iso", n)
-	volume := fmt.Sprintf("f%d", n)
+func (w *writerRace) run(n, round int, rng *rand.Rand) (kind string, err error) {
+	volume, sectors := fmt.Sprintf("f%d", n), 64+4*rng.IntN(120)
+	if w.early { // only what is new by name and by size is sent early; no writer makes as many sectors more as there are between
+		volume, sectors = fmt.Sprintf("f%d-%d", n, round), 64+600*n+12*round
+	}
+	name := volume + ".iso"
 	path := filepath.Join(w.folder, name)
 	_ = os.Remove(path) // a link or a cut file of the round before
-	data := image(64+4*rng.IntN(120), rng.Uint64())
+	data := image(sectors, rng.Uint64())
 	f := &racingFile{path: path, at: rng.Int64N(int64(len(data))), done: make(chan struct{})}
+	if w.early {
+		f.at |= 1 // nothing is hashed before the file is closed
+	}
 	writer := writers[rng.IntN(len(writers))]
 	seed := rng.Uint64()
 	var want outcome
@@ -184,8 +198,16 @@ func (w *writerRace) run(n int, rng *rand.Rand) (kind string, err error) {
 	w.counts[writer.name]++
 	w.runs[volume], w.runs[StageName(hexOf(data))] = f, f
 	w.mu.Unlock()
-	if err := os.WriteFile(path, data, 0o644); err != nil { //nolint:gosec // as others do
+	open, err := os.Create(path)
+	if err != nil {
 		return writer.name, err
+	}
+	defer func() { _ = open.Close() }() // the second time
+	if _, err := open.Write(data); err != nil {
+		return writer.name, err
+	}
+	if !w.early { // else nothing but an early upload may touch it before the writer came
+		_ = open.Close()
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), lxdtest.Limit)
 	defer cancel()
@@ -194,6 +216,7 @@ func (w *writerRace) run(n int, rng *rand.Rand) (kind string, err error) {
 	case <-ctx.Done():
 		return writer.name, fmt.Errorf("no upload began: %w", ctx.Err())
 	}
+	_ = open.Close()
 	w.mu.Lock()
 	delete(w.runs, volume)
 	delete(w.runs, StageName(hexOf(data)))
